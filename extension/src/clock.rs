@@ -1,0 +1,31 @@
+//! The only place that reads a clock.
+
+use std::time::{Instant, SystemTime};
+
+/// Monotonic time, for everything that the core measures.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// One instant on both clocks, to show monotonic instants as dates.
+#[derive(Debug, Clone, Copy)]
+pub struct WallClock {
+    instant: Instant,
+    system: SystemTime,
+}
+
+impl WallClock {
+    /// Reads both clocks.
+    pub fn read() -> Self {
+        Self { instant: Instant::now(), system: SystemTime::now() }
+    }
+
+    /// When `instant` was, by today's wall clock: a clock that was set since then does not disturb the
+    /// distance to now.
+    pub fn date(&self, instant: Instant) -> SystemTime {
+        match self.instant.checked_duration_since(instant) {
+            Some(ago) => self.system.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
+            None => self.system + instant.duration_since(self.instant),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The operator's tool of the Ichor mesh.
+
+fn main() {}

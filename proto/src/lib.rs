@@ -1,0 +1,1 @@
+//! The gRPC vocabulary of Ichor. Generated code, committed; no logic.

@@ -1,0 +1,1 @@
+//! A throw-away mesh on one Linux machine.
