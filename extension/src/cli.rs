@@ -1,10 +1,14 @@
 //! The command line of `ichord`.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+
+use crate::config::{LINUX_PATH, TALOS_PATH};
 
 /// By this name the program is `ichord tunnel`: wg-quick's WG_QUICK_USERSPACE_IMPLEMENTATION is one word.
 pub const TUNNEL_NAME: &str = "ichord-tunnel";
@@ -29,6 +33,20 @@ enum Command {
         #[arg(short, long)]
         foreground: bool,
     },
+    /// Run the mesh of a configuration file, until told to stop
+    #[command(after_help = "Examples:\n  ichord run --config /etc/ichor/ichord.yaml\n  \
+                            ICHOR_LOG=debug ichord run --config ./ichord.yaml")]
+    Run {
+        /// The configuration file; where Talos mounts it, or /etc/ichor/ichord.yaml elsewhere
+        #[arg(short, long)]
+        config: Option<PathBuf>,
+        /// Be the process that does the work, below a parent that keeps descriptors
+        #[arg(long, hide = true)]
+        worker: bool,
+    },
+    /// Show the state of the daemon that runs here, as JSON
+    #[command(after_help = "Examples:\n  ichord status\n  ichord status | jq .problems")]
+    Status,
 }
 
 /// Runs the program with the arguments of this process.
@@ -56,11 +74,29 @@ pub fn run(mut args: Vec<OsString>) -> ExitCode {
     crate::telemetry::init();
     let result = match cli.command {
         Command::Tunnel { interface, foreground } => crate::tunnel::run(&interface, foreground),
+        Command::Run { config, worker } => {
+            let config = config.unwrap_or_else(default_config);
+            if worker { crate::worker::run(&config, true) } else { crate::parent::run(&config) }
+        }
+        Command::Status => show_status(),
     };
     result.unwrap_or_else(|error| {
         tracing::error!("{error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Where Talos mounts the file if this is Talos, else the usual place.
+fn default_config() -> PathBuf {
+    let talos = Path::new(TALOS_PATH);
+    if talos.parent().is_some_and(Path::is_dir) { talos.to_owned() } else { PathBuf::from(LINUX_PATH) }
+}
+
+fn show_status() -> anyhow::Result<ExitCode> {
+    let json = crate::status::ask(Path::new(crate::status::RUNTIME_DIRECTORY))
+        .context("no daemon answers; is `ichord run` running?")?;
+    std::io::stdout().lock().write_all(json.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The arguments that make this executable `ichord` again with `args`: it may be another program that carries

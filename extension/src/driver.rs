@@ -10,7 +10,7 @@
 //! device and a socket of its own, and share what a session needs; nothing outside this file would change.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -244,6 +244,32 @@ impl Driver {
         }
         let (v4, v6) = bind_both(port, self.mark)?;
         self.set_sockets(v4, v6)
+    }
+
+    /// Takes over sockets that are bound to `port` already, from a process before; others are closed.
+    ///
+    /// # Errors
+    /// Those of the socket options that we need.
+    pub(crate) fn adopt(&mut self, sockets: [Option<OwnedFd>; 2], port: u16) -> io::Result<()> {
+        let [v4, v6] = sockets.map(|socket| {
+            let endpoint = UdpEndpoint::adopt(socket?.into()).ok()?;
+            (endpoint.port().ok() == Some(port)).then_some(endpoint)
+        });
+        if v4.is_none() && v6.is_none() {
+            return Ok(());
+        }
+        self.set_sockets(v4, v6)
+    }
+
+    /// Descriptors of the sockets, for a parent to keep.
+    ///
+    /// # Errors
+    /// Those of `dup`.
+    pub(crate) fn duplicate_sockets(&self) -> io::Result<[Option<OwnedFd>; 2]> {
+        let duplicate = |endpoint: &Option<UdpEndpoint>| {
+            endpoint.as_ref().map(|endpoint| endpoint.as_fd().try_clone_to_owned()).transpose()
+        };
+        Ok([duplicate(&self.v4)?, duplicate(&self.v6)?])
     }
 
     /// The UDP port.

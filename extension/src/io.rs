@@ -1,6 +1,7 @@
 //! Where bytes meet the kernel: the TUN device, the UDP sockets, netlink.
 
 pub(crate) mod checksum;
+pub(crate) mod netlink;
 pub(crate) mod offload;
 pub mod tun;
 pub(crate) mod udp;

@@ -2,11 +2,18 @@
 
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod driver;
 pub mod io;
 pub mod noise;
 pub mod random;
+pub mod status;
 pub mod telemetry;
 pub mod uapi;
 
+mod keeper;
+mod parent;
+mod reconcile;
+mod store;
 mod tunnel;
+mod worker;

@@ -6,11 +6,13 @@
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::str::FromStr as _;
 
 use anyhow::Context as _;
 use ichor_mesh::node::Node;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::config::InterfaceName;
 use crate::driver::{Driver, Stopped};
 use crate::io::tun::{Queues, Tun};
 use crate::random;
@@ -22,7 +24,7 @@ const READY: &str = "ready";
 
 /// Runs the interface `name`, in the foreground or not.
 pub(crate) fn run(name: &str, foreground: bool) -> anyhow::Result<ExitCode> {
-    check_name(name)?;
+    InterfaceName::from_str(name).with_context(|| format!("{name:?} cannot be used"))?;
     let in_background = std::env::var_os(BACKGROUND).is_some();
     if foreground || in_background {
         if in_background {
@@ -99,14 +101,5 @@ fn detach_output() -> anyhow::Result<()> {
     let null = std::fs::OpenOptions::new().read(true).write(true).open(Path::new("/dev/null"))?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
-    Ok(())
-}
-
-/// An interface name becomes part of a path: only what the kernel takes as one, too.
-fn check_name(name: &str) -> anyhow::Result<()> {
-    let valid = (1..16).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':'));
-    anyhow::ensure!(valid, "{name:?} is not an interface name: 1 to 15 characters, no space, slash or colon");
     Ok(())
 }

@@ -239,6 +239,14 @@ impl<N: Noise> Node<N> {
         }
     }
 
+    /// Tells where the peer was heard before a restart. That is tried first, then the configured endpoint.
+    pub fn restore_path(&mut self, id: PeerId, remote: SocketAddr, now: Instant) {
+        if let Some(peer) = self.peer_mut(id) {
+            peer.paths.restore(remote);
+            self.reschedule(id, now);
+        }
+    }
+
     /// Sets or removes the persistent keepalive.
     pub fn set_keepalive(&mut self, id: PeerId, interval: Option<Duration>, now: Instant) {
         if let Some(peer) = self.peer_mut(id) {

@@ -42,6 +42,13 @@ impl Paths {
         }
     }
 
+    /// Takes up again the pair on which the peer was last heard before a restart.
+    pub(crate) fn restore(&mut self, remote: SocketAddr) {
+        if self.primary.is_none_or(|pair| Some(pair.remote) == self.configured) {
+            self.primary = Some(CandidatePair::to(remote));
+        }
+    }
+
     /// The newest message of an established session came on `pair`; whether that changed the primary.
     ///
     /// Initiations do not count: their answer goes where they came from, but whoever replays or reflects one

@@ -55,7 +55,8 @@ pub struct PeerChange {
 }
 
 impl PeerChange {
-    fn new(public_key: PublicKey) -> Self {
+    /// No changes yet.
+    pub(crate) fn new(public_key: PublicKey) -> Self {
         Self {
             public_key,
             remove: false,

@@ -1,0 +1,155 @@
+//! What the daemon shows of itself: the status file, the status socket.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// The directory of the status file and socket.
+pub const RUNTIME_DIRECTORY: &str = "/var/run/ichor";
+
+/// The status file in `directory`.
+pub fn file(directory: &Path) -> PathBuf {
+    directory.join("status.json")
+}
+
+/// The status socket in `directory`.
+pub fn socket(directory: &Path) -> PathBuf {
+    directory.join("ichord.sock")
+}
+
+/// The state of the daemon as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Just started.
+    Starting,
+    /// There is no usable configuration: waiting for one.
+    Idle,
+    /// Something of the configuration is not in effect; see the problems.
+    Degraded,
+    /// All is as configured.
+    Running,
+}
+
+/// A snapshot of the daemon. Contains no secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Status {
+    /// The version of the daemon.
+    pub version: String,
+    /// How it is.
+    pub state: State,
+    /// What is wrong, worst first.
+    pub problems: Vec<Problem>,
+    /// Seconds since the Unix epoch when this was written.
+    pub written_at: u64,
+    /// Name of the interface.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub interface: Option<String>,
+    /// UDP port.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub listen_port: Option<u16>,
+    /// Our public key.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub public_key: Option<String>,
+    /// Addresses of the interface.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// The peers, by name.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
+    /// Packets dropped, by reason; only reasons that occurred.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// The part that it is about: `config`, `identity`, `device`, `socket`, `peers`, `network`, `state`.
+    pub part: String,
+    /// What is wrong and why.
+    pub cause: String,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its public key.
+    pub public_key: String,
+    /// Where traffic to it goes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<SocketAddr>,
+    /// Whether it could be sent a packet now.
+    pub connected: bool,
+    /// Seconds since the Unix epoch when keys were last agreed upon.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_handshake: Option<u64>,
+    /// Its addresses.
+    #[serde(rename = "allowedIPs")]
+    pub allowed_ips: Vec<String>,
+    /// Bytes received from it.
+    pub rx_bytes: u64,
+    /// Bytes sent to it.
+    pub tx_bytes: u64,
+}
+
+impl Status {
+    /// The status of a daemon that has done nothing yet.
+    pub fn starting() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: State::Starting,
+            problems: Vec::new(),
+            written_at: seconds(SystemTime::now()),
+            interface: None,
+            listen_port: None,
+            public_key: None,
+            addresses: Vec::new(),
+            peers: Vec::new(),
+            drops: BTreeMap::new(),
+        }
+    }
+
+    /// The snapshot as JSON, ending with a line feed.
+    pub fn to_json(&self) -> String {
+        // All keys are strings, so serializing cannot fail.
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
+/// Seconds since the Unix epoch; 0 for dates before.
+pub(crate) fn seconds(date: SystemTime) -> u64 {
+    date.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Replaces the status file; readers see the old or the new one.
+pub(crate) fn write_file(directory: &Path, json: &str) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let temporary = directory.join(".status.json.new");
+    // No fsync: the directory is on a tmpfs, and a status does not outlive a reboot.
+    std::fs::File::create(&temporary)?.write_all(json.as_bytes())?;
+    std::fs::rename(temporary, file(directory))
+}
+
+/// Asks the daemon behind the socket in `directory` for its status.
+///
+/// # Errors
+/// Those of connecting: nobody answers when no daemon runs.
+pub fn ask(directory: &Path) -> io::Result<String> {
+    let stream = std::os::unix::net::UnixStream::connect(socket(directory))?;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    io::read_to_string(stream)
+}
