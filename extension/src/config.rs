@@ -189,8 +189,7 @@ impl<'de> Deserialize<'de> for InterfaceName {
 pub struct BadInterfaceName;
 
 /// The MTU of the interface: from the least that IPv4 hosts must take (RFC 791) to the most that TUN does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "u32")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mtu(u16);
 
 impl Mtu {
@@ -200,14 +199,25 @@ impl Mtu {
     }
 }
 
-impl TryFrom<u32> for Mtu {
-    type Error = &'static str;
+impl<'de> Deserialize<'de> for Mtu {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
 
-    fn try_from(bytes: u32) -> Result<Self, Self::Error> {
-        match u16::try_from(bytes) {
-            Ok(bytes) if bytes >= 576 => Ok(Self(bytes)),
-            Ok(_) | Err(_) => Err("not an MTU: expected 576 to 65535"),
+        impl serde::de::Visitor<'_> for Bytes {
+            type Value = Mtu;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an MTU of 576 to 65535")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Mtu, E> {
+                let valid = u16::try_from(bytes).ok().filter(|bytes| *bytes >= 576);
+                let found = serde::de::Unexpected::Unsigned(bytes);
+                valid.map(Mtu).ok_or_else(|| E::invalid_value(found, &self))
+            }
         }
+
+        deserializer.deserialize_u64(Bytes)
     }
 }
 
