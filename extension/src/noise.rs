@@ -93,6 +93,9 @@ pub struct BoringTunnel {
 struct Slot {
     base: IndexBase,
     sessions: Vec<SessionIndex>,
+    /// Whether the peer has proven to hold the keys. boringtun takes a packet that it cannot send yet for a
+    /// reason to start a handshake of its own.
+    confirmed: bool,
     tunn: Box<Tunn>,
 }
 
@@ -146,7 +149,7 @@ impl BoringTunnel {
             return Err(TunnelError::Malformed);
         };
         let session = SessionIndex(sender);
-        self.sessions.push(Slot { base, sessions: vec![session], tunn });
+        self.sessions.push(Slot { base, sessions: vec![session], confirmed: false, tunn });
         Ok(Handshake::Responded { session, reply: reply_len })
     }
 
@@ -184,7 +187,7 @@ impl Tunnel for BoringTunnel {
             return Err(TunnelError::Malformed);
         }
         if self.attempt.as_ref().is_none_or(|slot| slot.base != base) {
-            self.attempt = Some(Slot { base, sessions: Vec::new(), tunn: self.tunn(base) });
+            self.attempt = Some(Slot { base, sessions: Vec::new(), confirmed: true, tunn: self.tunn(base) });
         }
         let slot = self.attempt.as_mut().ok_or(TunnelError::NoSession)?;
         match slot.tunn.format_handshake_initiation(out, true) {
@@ -241,7 +244,7 @@ impl Tunnel for BoringTunnel {
             .sessions
             .iter_mut()
             .rev()
-            .find(|slot| slot.sessions.contains(&session))
+            .find(|slot| slot.confirmed && slot.sessions.contains(&session))
             .ok_or(TunnelError::NoSession)?;
         match slot.tunn.encapsulate(plaintext, out) {
             TunnResult::WriteToNetwork(message) => Ok(message.len()),
@@ -267,14 +270,14 @@ impl Tunnel for BoringTunnel {
             .rev()
             .find(|slot| slot.sessions.contains(&session))
             .ok_or(TunnelError::NoSession)?;
-        match slot.tunn.decapsulate(None, datagram, out) {
-            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                Ok(packet.len())
-            }
-            TunnResult::Done => Ok(0),
-            TunnResult::Err(error) => Err(convert(error)),
-            TunnResult::WriteToNetwork(_) => Err(TunnelError::Malformed),
-        }
+        let len = match slot.tunn.decapsulate(None, datagram, out) {
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => packet.len(),
+            TunnResult::Done => 0,
+            TunnResult::Err(error) => return Err(convert(error)),
+            TunnResult::WriteToNetwork(_) => return Err(TunnelError::Malformed),
+        };
+        slot.confirmed = true;
+        Ok(len)
     }
 
     fn forget(&mut self, session: SessionIndex) {

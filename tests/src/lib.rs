@@ -1,1 +1,3 @@
-//! What the tests of several crates share.
+//! What the tests of several crates share: a simulated world for the mesh core.
+
+pub mod sim;

@@ -114,7 +114,8 @@ pub trait Tunnel {
     /// makes a keepalive.
     ///
     /// # Errors
-    /// [`TunnelError::NoSession`], or [`TunnelError::Malformed`] if the buffer is too small.
+    /// [`TunnelError::NoSession`], also for a session that we responded to and in which the peer was not heard
+    /// yet, or [`TunnelError::Malformed`] if the buffer is too small.
     fn seal(&mut self, session: SessionIndex, plaintext: &[u8], out: &mut [u8])
     -> Result<usize, TunnelError>;
 

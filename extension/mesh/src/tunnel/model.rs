@@ -112,6 +112,8 @@ struct ModelSession {
     receive_key: u64,
     send_counter: u64,
     window: Window,
+    /// Whether the peer has proven to hold the keys.
+    confirmed: bool,
 }
 
 impl ModelTunnel {
@@ -144,7 +146,15 @@ impl ModelTunnel {
         let (to_responder, to_initiator) = (mix(secret ^ 1), mix(secret ^ 2));
         let (send_key, receive_key) =
             if initiator { (to_responder, to_initiator) } else { (to_initiator, to_responder) };
-        ModelSession { index, remote, send_key, receive_key, send_counter: 0, window: Window::default() }
+        ModelSession {
+            index,
+            remote,
+            send_key,
+            receive_key,
+            send_counter: 0,
+            window: Window::default(),
+            confirmed: initiator,
+        }
     }
 
     fn receive_initiation(
@@ -157,6 +167,7 @@ impl ModelTunnel {
         if field(message, 40) != *self.peer.as_bytes()
             || read_u64(message, 72) != digest(&[self.us.as_bytes(), &message[..72]])
             || read_u64(message, 100) != digest(&[&self.shared().to_le_bytes(), &message[..100]])
+            || read_u64(message, 108) != 0
         {
             return Err(TunnelError::Authentication);
         }
@@ -207,7 +218,7 @@ impl ModelTunnel {
             &self.preshared.to_le_bytes(),
             &message[..44],
         ]);
-        if read_u64(message, 44) != tag {
+        if read_u64(message, 44) != tag || read_u64(message, 52) != 0 {
             return Err(TunnelError::Authentication);
         }
         if let Some(attempt) = &mut self.attempt {
@@ -300,6 +311,9 @@ impl Tunnel for ModelTunnel {
 
 impl ModelSession {
     fn seal(&mut self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, TunnelError> {
+        if !self.confirmed {
+            return Err(TunnelError::NoSession);
+        }
         let len = plaintext.len() + DATA_OVERHEAD;
         let out = out.get_mut(..len).ok_or(TunnelError::Malformed)?;
         let counter = self.send_counter;
@@ -325,6 +339,7 @@ impl ModelSession {
             return Err(TunnelError::Authentication);
         }
         self.window.accept(counter);
+        self.confirmed = true;
         let plaintext = &datagram[DATA_HEADER_LEN..tag_at];
         if plaintext.is_empty() {
             return Ok(0);

@@ -1,0 +1,2 @@
+//! The rules of the architecture that a compiler does not check.
+fn main() {}
