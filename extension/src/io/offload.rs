@@ -9,6 +9,8 @@
 
 pub(crate) mod coalesce;
 pub(crate) mod segment;
+#[cfg(test)]
+mod tests;
 
 /// Length of the header before every packet that is read from or written to the device.
 pub(crate) const VNET_HDR_LEN: usize = 10;
@@ -24,8 +26,10 @@ pub(crate) const GSO_UDP_L4: u8 = 5;
 /// Bit of `gso_type`: the TCP segments carry ECN's CWR, which belongs on the first only.
 pub(crate) const GSO_ECN: u8 = 0x80;
 
+pub(crate) const PROTO_ICMP: u8 = 1;
 pub(crate) const PROTO_TCP: u8 = 6;
 pub(crate) const PROTO_UDP: u8 = 17;
+pub(crate) const PROTO_ICMPV6: u8 = 58;
 
 pub(crate) const TCP_FIN: u8 = 0x01;
 pub(crate) const TCP_PSH: u8 = 0x08;

@@ -9,8 +9,8 @@
 use std::ops::Range;
 
 use super::{
-    FLAG_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, PROTO_TCP, PROTO_UDP, TCP_ACK,
-    TCP_CSUM_OFFSET, TCP_PSH, UDP_CSUM_OFFSET, VnetHeader, be16, be32,
+    FLAG_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP,
+    PROTO_UDP, TCP_ACK, TCP_CSUM_OFFSET, TCP_PSH, UDP_CSUM_OFFSET, VnetHeader, be16, be32,
 };
 use crate::io::checksum::{fold, pseudo_header, sum};
 
@@ -54,7 +54,20 @@ struct Flow {
     /// IPv4 without DF: the identification that continues the flow.
     next_id: Option<u16>,
     verified: bool,
+    /// Whether more may follow.
     open: bool,
+    /// Whether it may follow another. Where not, it still belongs to a flow whose order it keeps.
+    joinable: bool,
+}
+
+/// What a packet means for joining.
+enum Kind {
+    /// A packet of a TCP or UDP flow.
+    Flow(Flow),
+    /// Unrelated to any TCP or UDP flow, like ICMP.
+    Unrelated,
+    /// It may belong to any flow, and which cannot be told: a fragment, or something with options.
+    Opaque,
 }
 
 /// Joins the packets of batches. Keeps its allocations between batches.
@@ -62,6 +75,8 @@ struct Flow {
 pub(crate) struct Coalescer {
     writes: Vec<Write>,
     used: usize,
+    /// Writes before this are closed.
+    barrier: usize,
     /// Joining UDP needs a kernel that takes `GSO_UDP_L4` (6.2).
     pub(crate) udp: bool,
     /// Joining TCP can be turned off where a kernel refuses it.
@@ -71,26 +86,35 @@ pub(crate) struct Coalescer {
 impl Coalescer {
     /// Makes a coalescer for a device that takes TCP super-packets, and UDP ones if `udp`.
     pub(crate) fn new(udp: bool) -> Self {
-        Self { writes: Vec::new(), used: 0, udp, tcp: true }
+        Self { writes: Vec::new(), used: 0, barrier: 0, udp, tcp: true }
     }
 
     /// Adds the next packet: `range` of `arena`.
     #[inline]
     pub(crate) fn add(&mut self, arena: &[u8], range: Range<usize>) {
-        let flow =
-            Flow::of(&arena[range.clone()]).filter(|flow| if flow.is_tcp { self.tcp } else { self.udp });
-        if let Some(flow) = &flow {
-            let oldest_open = self.used.saturating_sub(MAX_OPEN);
-            for write in self.writes[oldest_open..self.used].iter_mut().rev() {
-                match write.join(arena, range.clone(), flow) {
-                    Joined::Yes => return,
-                    // Order: a later packet of the flow must not overtake this one.
-                    Joined::SameFlow => break,
-                    Joined::OtherFlow => {}
-                }
+        let flow = match Kind::of(&arena[range.clone()]) {
+            Kind::Flow(mut flow) => {
+                flow.joinable &= if flow.is_tcp { self.tcp } else { self.udp };
+                flow.open &= flow.joinable;
+                flow
+            }
+            Kind::Unrelated => return self.start(arena, range, None),
+            Kind::Opaque => {
+                self.start(arena, range, None);
+                self.barrier = self.used;
+                return;
+            }
+        };
+        let oldest_open = self.used.saturating_sub(MAX_OPEN).max(self.barrier);
+        for write in self.writes[oldest_open..self.used].iter_mut().rev() {
+            match write.join(arena, range.clone(), &flow) {
+                Joined::Yes => return,
+                // Order: a later packet of the flow must not overtake this one.
+                Joined::SameFlow => break,
+                Joined::OtherFlow => {}
             }
         }
-        self.start(arena, range, flow);
+        self.start(arena, range, Some(flow));
     }
 
     fn start(&mut self, arena: &[u8], range: Range<usize>, flow: Option<Flow>) {
@@ -127,6 +151,7 @@ impl Coalescer {
     /// Forgets the batch.
     pub(crate) fn clear(&mut self) {
         self.used = 0;
+        self.barrier = 0;
     }
 }
 
@@ -146,7 +171,7 @@ impl Write {
         if !flow.is_same(head, next, packet) {
             return Joined::OtherFlow;
         }
-        if !flow.open || !flow.continues(head, next, packet, self.packets.len()) {
+        if !flow.open || !next.joinable || !flow.continues(head, next, packet, self.packets.len()) {
             flow.open = false;
             return Joined::SameFlow;
         }
@@ -228,14 +253,13 @@ pub(crate) enum Transport {
     Udp,
 }
 
-impl Flow {
-    /// Reads a packet; `None` if it is of a kind that is never joined.
+impl Kind {
     #[inline]
-    fn of(packet: &[u8]) -> Option<Self> {
-        let is_v6 = packet.first()? >> 4 == 6;
+    fn of(packet: &[u8]) -> Self {
+        let is_v6 = packet.first().is_some_and(|first| first >> 4 == 6);
         let (transport, protocol) = if is_v6 {
             if packet.len() < 40 || usize::from(be16(packet, 4)) + 40 != packet.len() {
-                return None;
+                return Self::Opaque;
             }
             (40, packet[6])
         } else {
@@ -245,32 +269,37 @@ impl Flow {
                 || usize::from(be16(packet, 2)) != packet.len()
                 || be16(packet, 6) & 0x3fff != 0
             {
-                return None;
+                return Self::Opaque;
             }
             (20, packet[9])
         };
-        let segment = &packet[transport..];
-        let (is_tcp, transport_len) = match protocol {
-            PROTO_TCP if segment.len() >= 20 => (true, usize::from(segment[12] >> 4) * 4),
-            PROTO_UDP if segment.len() >= 8 => (false, 8),
-            _ => return None,
-        };
-        let header_len = transport + transport_len;
-        let size = packet.len().checked_sub(header_len).filter(|size| *size > 0)?;
-        if transport_len < 8 || header_len > MAX_HEADER {
-            return None;
-        }
-        let mut open = true;
-        let mut next_sequence = 0;
-        if is_tcp {
-            if transport_len < 20 || segment[13] & !TCP_PSH != TCP_ACK {
-                return None;
+        match protocol {
+            PROTO_TCP | PROTO_UDP => {
+                Flow::of(packet, is_v6, protocol == PROTO_TCP, transport).map_or(Self::Opaque, Self::Flow)
             }
-            open = segment[13] & TCP_PSH == 0;
-            next_sequence = be32(segment, 4).wrapping_add(size as u32);
-        } else if usize::from(be16(segment, 4)) != segment.len() || be16(segment, UDP_CSUM_OFFSET) == 0 {
+            PROTO_ICMP | PROTO_ICMPV6 => Self::Unrelated,
+            _ => Self::Opaque,
+        }
+    }
+}
+
+impl Flow {
+    /// Reads a packet whose IP header is plain; `None` if its transport header makes no sense.
+    #[inline]
+    fn of(packet: &[u8], is_v6: bool, is_tcp: bool, transport: usize) -> Option<Self> {
+        let segment = &packet[transport..];
+        let transport_len = if is_tcp { usize::from(*segment.get(12)? >> 4) * 4 } else { 8 };
+        let header_len = transport + transport_len;
+        let size = packet.len().checked_sub(header_len)?;
+        if transport_len < if is_tcp { 20 } else { 8 } || header_len > MAX_HEADER {
             return None;
         }
+        let (joinable, open, next_sequence) = if is_tcp {
+            let flags = segment[13];
+            (flags & !TCP_PSH == TCP_ACK, flags & TCP_PSH == 0, be32(segment, 4).wrapping_add(size as u32))
+        } else {
+            (usize::from(be16(segment, 4)) == segment.len() && be16(segment, UDP_CSUM_OFFSET) != 0, true, 0)
+        };
         // With DF the identification means nothing (RFC 6864 section 4.1).
         let dont_fragment = is_v6 || packet[6] & 0x40 != 0;
         let next_id = (!dont_fragment).then(|| be16(packet, 4).wrapping_add(1));
@@ -285,6 +314,7 @@ impl Flow {
             next_id,
             verified: false,
             open,
+            joinable: joinable && size > 0,
         })
     }
 
@@ -331,11 +361,15 @@ impl Flow {
     }
 }
 
-/// Whether the transport checksum is right.
+/// Whether the checksums are right.
 #[inline]
 fn verify(packet: &[u8], flow: &Flow) -> bool {
-    let addresses = if flow.is_v6 { &packet[8..40] } else { &packet[12..20] };
+    let (header_right, addresses) = if flow.is_v6 {
+        (true, &packet[8..40])
+    } else {
+        (fold(sum(&packet[..20], 0)) == 0xffff, &packet[12..20])
+    };
     let protocol = if flow.is_tcp { PROTO_TCP } else { PROTO_UDP };
     let segment = &packet[flow.transport..];
-    fold(sum(segment, pseudo_header(addresses, protocol, segment.len()))) == 0xffff
+    header_right && fold(sum(segment, pseudo_header(addresses, protocol, segment.len()))) == 0xffff
 }
