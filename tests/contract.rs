@@ -1,6 +1,8 @@
 //! What every tunnel must do, whatever its cryptography: one suite, run against boringtun as the daemon uses it
 //! and against the model that the simulator uses.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::{Duration, Instant};
 
 use ichor_mesh::gate::{Gate, Verdict};

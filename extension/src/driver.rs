@@ -9,39 +9,32 @@
 //! One thread owns all of it, so there are no locks. More cores would each run a driver with a queue of the
 //! device and a socket of its own, and share what a session needs; nothing outside this file would change.
 
-use std::io::{self, IoSlice, IoSliceMut};
+mod inbox;
+
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ichor_mesh::key::SecretKey;
-use ichor_mesh::node::{Event, Inbound, Node};
+use ichor_mesh::node::{Event, Node};
 use ichor_mesh::packet::IpHeader;
-use quinn_udp::RecvMeta;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use tokio::sync::oneshot;
 
+use self::inbox::{BUFFER_LEN, Inbox, RECEIVE_BUFFERS};
 use crate::clock;
-use crate::io::offload::coalesce::{Coalescer, MAX_JOINED, Transport, Write};
 use crate::io::offload::segment::Segments;
 use crate::io::offload::{VNET_HDR_LEN, VnetHeader};
 use crate::io::tun::Tun;
-use crate::io::udp::{SendQueue, UdpEndpoint, arrival};
+use crate::io::udp::{SendQueue, UdpEndpoint, bind_both};
 use crate::noise::BoringNoise;
 
-/// Datagram buffers of one receive. Each holds up to 64 datagrams that the kernel joined.
-const RECEIVE_BUFFERS: usize = 4;
-/// Longest content of one receive buffer.
-const BUFFER_LEN: usize = 65_536;
 /// Receives of one socket in one tick, so that a busy peer does not starve the device.
 const RECEIVES_PER_TICK: usize = 4;
 /// Packets read from the device in one tick.
 const READS_PER_TICK: usize = 256;
-/// Refused super-packets of one transport after which we stop making them: a broken range of kernels answers
-/// EINVAL (tailscale/wireguard-go#33).
-const MAX_REFUSED: u32 = 8;
-
 const WAKE: u64 = 0;
 const TUN: u64 = 1;
 const UDP4: u64 = 2;
@@ -88,17 +81,6 @@ pub struct DriverStats {
     pub tun_read_malformed: u64,
     /// Datagrams that the kernel refused to send.
     pub udp_send_failed: u64,
-}
-
-/// What was received in one go, on its way to the device.
-struct Inbox {
-    buffers: Vec<Box<[u8]>>,
-    meta: [RecvMeta; RECEIVE_BUFFERS],
-    /// Opened packets, one after the other.
-    arena: Box<[u8]>,
-    coalescer: Coalescer,
-    refused_tcp: u32,
-    refused_udp: u32,
 }
 
 /// Talks to a driver from another thread.
@@ -212,7 +194,7 @@ impl Driver {
     /// Those of `epoll_ctl`.
     pub fn set_tun(&mut self, tun: Tun) -> io::Result<()> {
         epoll::add(&self.epoll, &tun, epoll::EventData::new_u64(TUN), epoll::EventFlags::IN)?;
-        self.inbox.coalescer = Coalescer::new(tun.udp_offload());
+        self.inbox.set_udp_offload(tun.udp_offload());
         self.tun = Some(tun);
         Ok(())
     }
@@ -432,7 +414,7 @@ impl Driver {
             if let Some(tun) = &self.tun {
                 self.stats.tun_write_failed += self.inbox.write(tun);
             }
-            self.inbox.coalescer.clear();
+            self.inbox.clear();
             if received < RECEIVE_BUFFERS {
                 return;
             }
@@ -487,45 +469,6 @@ impl std::fmt::Debug for Driver {
     }
 }
 
-/// Ports tried when the kernel's choice for one family is taken in the other.
-const FREE_PORT_TRIES: usize = 16;
-
-fn bind_both(port: u16, mark: u32) -> io::Result<(Option<UdpEndpoint>, Option<UdpEndpoint>)> {
-    let mut result = Err(io::ErrorKind::AddrInUse.into());
-    for _ in 0..if port == 0 { FREE_PORT_TRIES } else { 1 } {
-        result = try_bind_both(port, mark);
-        match &result {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            Ok(_) | Err(_) => break,
-        }
-    }
-    result
-}
-
-fn try_bind_both(port: u16, mark: u32) -> io::Result<(Option<UdpEndpoint>, Option<UdpEndpoint>)> {
-    let v4 = optional(UdpEndpoint::bind(false, port, mark))?;
-    let port = match &v4 {
-        Some(v4) => v4.port()?,
-        None => port,
-    };
-    let v6 = optional(UdpEndpoint::bind(true, port, mark))?;
-    if v4.is_none() && v6.is_none() {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    Ok((v4, v6))
-}
-
-/// A kernel without one of the families is no failure.
-fn optional(bound: io::Result<UdpEndpoint>) -> io::Result<Option<UdpEndpoint>> {
-    match bound {
-        Ok(endpoint) => Ok(Some(endpoint)),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
 /// Where commands put what the node sends.
 #[derive(Debug)]
 pub struct Sink<'a>(&'a mut SendQueue);
@@ -540,116 +483,4 @@ impl ichor_mesh::transmit::DatagramSink for Sink<'_> {
     ) {
         self.0.push(pair, ecn, room, fill);
     }
-}
-
-impl Inbox {
-    fn new() -> Self {
-        Self {
-            buffers: (0..RECEIVE_BUFFERS).map(|_| vec![0; BUFFER_LEN].into_boxed_slice()).collect(),
-            meta: [RecvMeta::default(); RECEIVE_BUFFERS],
-            arena: vec![0; RECEIVE_BUFFERS * BUFFER_LEN].into_boxed_slice(),
-            coalescer: Coalescer::new(false),
-            refused_tcp: 0,
-            refused_udp: 0,
-        }
-    }
-
-    /// Fills buffers; how many.
-    fn receive(&mut self, endpoint: &UdpEndpoint) -> io::Result<Option<usize>> {
-        let mut slices = [const { None }; RECEIVE_BUFFERS];
-        for (slice, buffer) in slices.iter_mut().zip(&mut self.buffers) {
-            *slice = Some(IoSliceMut::new(buffer));
-        }
-        let mut slices = slices.map(|slice| slice.unwrap_or_else(|| IoSliceMut::new(&mut [])));
-        endpoint.receive(&mut slices, &mut self.meta)
-    }
-
-    /// Opens the datagrams of the first `count` buffers and gathers their packets.
-    #[inline]
-    fn open(&mut self, count: usize, node: &mut Node<BoringNoise>, now: Instant, queue: &mut SendQueue) {
-        let mut at = 0;
-        for (buffer, meta) in self.buffers.iter().zip(&self.meta).take(count) {
-            let arrival = arrival(meta);
-            let filled = &buffer[..meta.len.min(buffer.len())];
-            for datagram in filled.chunks(meta.stride.max(1)) {
-                // A packet is shorter than the datagram that carried it, so the arena has room for all.
-                let Some(out) = self.arena.get_mut(at..at + datagram.len()) else { return };
-                match node.handle_datagram(&arrival, datagram, now, out, queue) {
-                    Inbound::Packet { len, .. } => {
-                        self.coalescer.add(&self.arena, at..at + len);
-                        at += len;
-                    }
-                    Inbound::Control { .. } | Inbound::Nothing => {}
-                }
-            }
-        }
-    }
-
-    /// Writes the gathered packets to the device; how many it did not take.
-    fn write(&mut self, tun: &Tun) -> u64 {
-        let mut failed = 0;
-        let (mut tcp, mut udp) = (false, false);
-        for write in self.coalescer.finish(&mut self.arena) {
-            let Err(error) = write_joined(tun, write, &self.arena) else { continue };
-            let refused = write.joined().filter(|_| error.raw_os_error() == Some(libc::EINVAL));
-            let Some(transport) = refused else {
-                tracing::debug!(%error, "the device did not take a packet");
-                failed += write.packets.len() as u64;
-                continue;
-            };
-            match transport {
-                Transport::Tcp => tcp = true,
-                Transport::Udp => udp = true,
-            }
-            failed += write_apart(tun, write, &self.arena);
-        }
-        self.note_refused(tcp, udp);
-        failed
-    }
-
-    fn note_refused(&mut self, tcp: bool, udp: bool) {
-        let switches = [
-            (tcp, &mut self.refused_tcp, &mut self.coalescer.tcp, "TCP"),
-            (udp, &mut self.refused_udp, &mut self.coalescer.udp, "UDP"),
-        ];
-        for (refused, count, enabled, transport) in switches {
-            if !refused {
-                continue;
-            }
-            *count += 1;
-            if *count >= MAX_REFUSED && *enabled {
-                *enabled = false;
-                tracing::warn!(transport, "the kernel refuses joined packets: writing them one by one");
-            }
-        }
-    }
-}
-
-fn write_joined(tun: &Tun, write: &Write, arena: &[u8]) -> io::Result<()> {
-    let vnet = write.vnet.write();
-    let mut parts = [IoSlice::new(&[]); 1 + MAX_JOINED];
-    parts[0] = IoSlice::new(&vnet);
-    let mut used = 1;
-    for (n, range) in write.packets.iter().enumerate() {
-        let start = if n == 0 { range.start } else { range.start + write.header_len };
-        if let (Some(part), Some(bytes)) = (parts.get_mut(used), arena.get(start..range.end)) {
-            *part = IoSlice::new(bytes);
-            used += 1;
-        }
-    }
-    tun.write(&parts[..used])
-}
-
-/// Writes the packets of a super-packet one by one; how many were not taken.
-fn write_apart(tun: &Tun, write: &Write, arena: &[u8]) -> u64 {
-    let vnet = VnetHeader::default().write();
-    let mut failed = 0;
-    for (n, range) in write.packets.iter().enumerate() {
-        let packet = &arena[range.clone()];
-        let (header, payload) = packet.split_at(write.header_len.min(packet.len()));
-        let header = if n == 0 { write.original_header() } else { header };
-        let parts = [IoSlice::new(&vnet), IoSlice::new(header), IoSlice::new(payload)];
-        failed += u64::from(tun.write(&parts).is_err());
-    }
-    failed
 }

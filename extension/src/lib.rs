@@ -4,6 +4,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod driver;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod io;
 pub mod noise;
 pub mod random;

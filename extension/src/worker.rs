@@ -4,41 +4,38 @@
 //! event: a changed file, a signal, a change in the kernel, an answered lookup, a failed attempt. Each part
 //! that fails is a problem in the status and is tried again; none ends the process.
 
+mod converge;
 mod endpoints;
 mod names;
 mod peers;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use ichor_mesh::key::{PresharedKey, PublicKey, SecretKey};
+use ichor_mesh::key::SecretKey;
 use ichor_mesh::node::{Event, Node};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use zeroize::Zeroizing;
 
 use self::endpoints::Endpoints;
 use self::names::{Name, Resolved};
-use self::peers::{PeerSpec, Peers};
-use crate::clock::{self, WallClock};
-use crate::config::{Config, Endpoint, StaticMesh};
+use self::peers::Peers;
+use self::report::{publish, serve_status};
+use crate::config::Config;
 use crate::driver::{Driver, DriverHandle, Stopped};
 use crate::io::netlink::Netlink;
-use crate::io::tun::{Queues, Tun};
 use crate::keeper::{self, Keeper};
-use crate::reconcile::{self, Desired};
-use crate::status::{self, Problem, State, Status};
+use crate::random;
+use crate::status::{self, Status};
 use crate::store::{Loaded, Store};
-use crate::{random, uapi};
 
 /// How often the configuration file is looked at. Talos mounts files anew, so a watch would miss changes.
 const FILE_INTERVAL: Duration = Duration::from_secs(2);
@@ -282,264 +279,6 @@ impl Worker {
         }
     }
 
-    // Convergence
-
-    /// Brings every part in line; when to try again if one failed.
-    async fn converge(&mut self) -> Option<Duration> {
-        let config = self.config.clone()?;
-        let mesh = config.static_mesh.clone().unwrap_or(StaticMesh {
-            private_key_file: None,
-            addresses: Vec::new(),
-            peers: Vec::new(),
-        });
-        let identity = self.ensure_identity(&config, &mesh).await;
-        let device = self.ensure_device(&config).await;
-        let socket = self.ensure_socket(&config).await;
-        let peers = self.ensure_peers(&config, &mesh).await;
-        let network = if device.is_ok() { self.ensure_network(&config, &mesh).await } else { Ok(()) };
-        let mut failed = false;
-        for (part, result) in [
-            ("identity", identity),
-            ("device", device),
-            ("socket", socket),
-            ("peers", peers),
-            ("network", network),
-        ] {
-            match result {
-                Ok(()) => {
-                    self.problems.remove(part);
-                }
-                Err(error) => {
-                    failed = true;
-                    self.note(part, format!("{error:#}"));
-                }
-            }
-        }
-        if !failed {
-            self.retry = FIRST_RETRY;
-            return None;
-        }
-        let wait = self.retry;
-        self.retry = (self.retry * 2).min(MAX_RETRY);
-        Some(wait)
-    }
-
-    async fn ensure_identity(&mut self, config: &Config, mesh: &StaticMesh) -> anyhow::Result<()> {
-        let secret = match &mesh.private_key_file {
-            Some(path) => read_key(path)?,
-            None => self.own_key(config)?,
-        };
-        if self.applied.secret.as_ref().is_some_and(|applied| applied.expose() == secret.expose()) {
-            return Ok(());
-        }
-        tracing::info!(public_key = %secret.public(), "identity set");
-        self.applied.secret = Some(secret.clone());
-        self.driver.call(move |driver: &mut Driver| driver.set_private_key(Some(secret))).await?;
-        Ok(())
-    }
-
-    /// The key that was made here, made now if there is none. A key that cannot be saved is used all the same:
-    /// the node is reachable until it restarts.
-    fn own_key(&mut self, config: &Config) -> anyhow::Result<SecretKey> {
-        let store = Store::new(config.state_directory.clone());
-        match store.load(PRIVATE_KEY) {
-            Ok(Loaded::Found(bytes)) => {
-                let text = Zeroizing::new(String::from_utf8(bytes).unwrap_or_default());
-                return text.parse().context("failed to read the saved private key");
-            }
-            Ok(Loaded::Missing) => {}
-            Ok(Loaded::Damaged(aside)) => {
-                tracing::error!(file = %aside.display(), "the private key was damaged and set aside");
-            }
-            Err(error) => {
-                if let Some(secret) = &self.applied.secret {
-                    return Ok(secret.clone());
-                }
-                tracing::error!(%error, "the private key cannot be read");
-            }
-        }
-        let secret = self.applied.secret.clone().unwrap_or_else(random::secret_key);
-        if let Err(error) = store.save(PRIVATE_KEY, secret.expose_base64().as_bytes()) {
-            let place = config.state_directory.display();
-            self.note("state", format!("failed to save the private key to {place}: {error}"));
-        }
-        Ok(secret)
-    }
-
-    async fn ensure_device(&mut self, config: &Config) -> anyhow::Result<()> {
-        let name = config.interface.as_str();
-        if let Some(applied) = &self.applied.interface {
-            anyhow::ensure!(applied == name, "the interface is {applied}; restart the service to rename it");
-            return Ok(());
-        }
-        let tun = Tun::open(name, Queues::Shared)?;
-        tun.persist().context("failed to make the device persistent")?;
-        self.keep_carrier(name);
-        self.driver.call(move |driver: &mut Driver| driver.set_tun(tun)).await??;
-        self.applied.interface = Some(name.to_owned());
-        tracing::info!(interface = name, "device is open");
-        Ok(())
-    }
-
-    /// Leaves a detached queue with the parent, unless it has one. Without it the interface works, but loses
-    /// its carrier when this process ends.
-    fn keep_carrier(&self, name: &str) {
-        let Some(keeper) = &self.keeper else { return };
-        let key = format!("tun:{name}");
-        if self.kept.contains_key(&key) {
-            return;
-        }
-        let kept = Tun::open(name, Queues::Shared)
-            .map_err(anyhow::Error::from)
-            .and_then(|queue| Ok(queue.into_detached()?))
-            .and_then(|queue| Ok(keeper.keep(&key, queue.as_fd())?));
-        if let Err(error) = kept {
-            tracing::warn!("the carrier will not outlive this process: {error:#}");
-        }
-    }
-
-    async fn ensure_socket(&mut self, config: &Config) -> anyhow::Result<()> {
-        let (port, mark) = (config.listen_port, config.fwmark);
-        if self.applied.listen_port == Some(port) && self.applied.fwmark == mark {
-            return Ok(());
-        }
-        let held = [KEPT_UDP4, KEPT_UDP6].map(|name| self.kept.remove(name));
-        let duplicates = self
-            .driver
-            .call(move |driver: &mut Driver| {
-                driver.adopt(held, port)?;
-                driver.listen(port)?;
-                driver.set_mark(mark)?;
-                driver.duplicate_sockets()
-            })
-            .await?
-            .with_context(|| format!("failed to open UDP port {port}"))?;
-        if let Some(keeper) = &self.keeper {
-            for (name, socket) in [KEPT_UDP4, KEPT_UDP6].into_iter().zip(&duplicates) {
-                if let Some(socket) = socket {
-                    keeper.keep(name, socket.as_fd()).context("failed to leave a socket with the parent")?;
-                }
-            }
-        }
-        (self.applied.listen_port, self.applied.fwmark) = (Some(port), mark);
-        tracing::info!(port, "listening");
-        Ok(())
-    }
-
-    async fn ensure_peers(&mut self, config: &Config, mesh: &StaticMesh) -> anyhow::Result<()> {
-        let mut wanted = Peers::new();
-        let mut names = BTreeSet::new();
-        let mut failures = Vec::new();
-        for peer in &mesh.peers {
-            let preshared = match peer.preshared_key_file.as_deref().map(read_preshared).transpose() {
-                Ok(preshared) => preshared,
-                Err(error) => {
-                    // Without its key the handshakes of this peer cannot succeed; the others are not affected.
-                    failures.push(format!("{}: {error:#}", peer.name));
-                    continue;
-                }
-            };
-            let endpoint = match &peer.endpoint {
-                Some(Endpoint::Address(address)) => Some(*address),
-                Some(Endpoint::Name { host, port }) => {
-                    let name = (host.clone(), *port);
-                    names.insert(name.clone());
-                    if let Some(problem) = self.lookups_failed.get(&name) {
-                        failures.push(format!("{}: failed to look up {host}: {problem}", peer.name));
-                    }
-                    self.resolved.get(&name)
-                }
-                None => None,
-            };
-            wanted.insert(
-                peer.public_key,
-                PeerSpec {
-                    name: peer.name.clone(),
-                    preshared,
-                    endpoint,
-                    keepalive: peer.keepalive(),
-                    allowed_ips: peer.allowed_ips.iter().map(ipnet::IpNet::trunc).collect(),
-                },
-            );
-        }
-        self.lookups_failed.retain(|name, _| names.contains(name));
-        self.wanted_names.send_if_modified(|current| {
-            let changed = *current != names;
-            *current = names;
-            changed
-        });
-        self.apply_peers(config, wanted).await?;
-        anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
-        Ok(())
-    }
-
-    async fn apply_peers(&mut self, config: &Config, wanted: Peers) -> anyhow::Result<()> {
-        let set = uapi::SetRequest {
-            peers: peers::changes(&self.applied.peers, &wanted),
-            ..uapi::SetRequest::default()
-        };
-        let fresh: Vec<PublicKey> =
-            wanted.keys().filter(|key| !self.applied.peers.contains_key(*key)).copied().collect();
-        if !self.applied.restored {
-            self.endpoints = Endpoints::load(&Store::new(config.state_directory.clone()));
-            self.applied.restored = true;
-        }
-        let restored: Vec<_> =
-            fresh.iter().filter_map(|key| Some((*key, self.endpoints.get(key)?))).collect();
-        if !set.peers.is_empty() {
-            tracing::info!(changes = set.peers.len(), peers = wanted.len(), "peers changed");
-            self.driver
-                .call(move |driver: &mut Driver| {
-                    uapi::execute(driver, set)?;
-                    let now = clock::now();
-                    for (key, endpoint) in restored {
-                        if let Some(peer) = driver.node().peer(&key) {
-                            driver.node().restore_path(peer, endpoint, now);
-                        }
-                    }
-                    // A peer that had a session with the process before us sends into it until we say hello.
-                    driver.with_node(|node, sink, now| {
-                        for peer in fresh.iter().filter_map(|key| node.peer(key)).collect::<Vec<_>>() {
-                            node.connect(peer, now, sink);
-                        }
-                    });
-                    std::io::Result::Ok(())
-                })
-                .await??;
-        }
-        self.endpoints.retain(&wanted);
-        self.applied.peers = wanted;
-        Ok(())
-    }
-
-    async fn ensure_network(&mut self, config: &Config, mesh: &StaticMesh) -> anyhow::Result<()> {
-        if self.netlink.is_none() {
-            let (netlink, notes) = Netlink::connect().context("failed to connect to netlink")?;
-            (self.netlink, self.kernel_notes) = (Some(netlink), Some(notes));
-        }
-        let Some(netlink) = &self.netlink else { return Ok(()) };
-        let name = config.interface.as_str();
-        let index = netlink.index(name).await?;
-        self.applied.index = index;
-        let observed = netlink.observe(name).await?;
-        let desired = Desired {
-            mtu: config.mtu.get().into(),
-            addresses: mesh.addresses.iter().copied().collect(),
-            routes: self.applied.peers.values().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
-            endpoints: self.applied.peers.values().filter_map(|peer| Some(peer.endpoint?.ip())).collect(),
-        };
-        let (changes, withheld) = reconcile::difference(&desired, &observed);
-        for change in &changes {
-            tracing::debug!(?change, "changing the interface");
-            netlink.apply(index, change).await?;
-        }
-        let mtu = usize::from(config.mtu.get());
-        self.driver.call(move |driver: &mut Driver| driver.node().set_mtu(mtu)).await?;
-        let withheld: Vec<String> = withheld.iter().map(ToString::to_string).collect();
-        anyhow::ensure!(withheld.is_empty(), "{}", withheld.join("; "));
-        Ok(())
-    }
-
     // Events
 
     fn note_answer(&mut self, name: Name, answer: Result<Vec<std::net::SocketAddr>, String>) -> bool {
@@ -580,76 +319,6 @@ impl Worker {
             self.problems.insert(part, cause);
         }
     }
-
-    // Status
-
-    fn serve_uapi(&self) -> Option<()> {
-        let interface = self.applied.interface.as_deref()?;
-        match uapi::Server::bind(uapi::socket_path(interface), uapi::Access::ReadOnly) {
-            Ok(server) => {
-                let driver = self.driver.clone();
-                tokio::spawn(async move { server.serve(&driver).await });
-            }
-            Err(error) => {
-                tracing::warn!("wg(8) will not see the interface: {:#}", anyhow::Error::from(error))
-            }
-        }
-        Some(())
-    }
-
-    async fn snapshot(&self) -> Status {
-        let clock = WallClock::read();
-        let mut snapshot = Status::starting();
-        snapshot.problems = self
-            .problems
-            .iter()
-            .map(|(part, cause)| Problem { part: (*part).to_owned(), cause: cause.clone() })
-            .collect();
-        snapshot.state = match (&self.config, snapshot.problems.is_empty()) {
-            (None, _) => State::Idle,
-            (Some(_), true) => State::Running,
-            (Some(_), false) => State::Degraded,
-        };
-        let Some(config) = &self.config else { return snapshot };
-        snapshot.interface.clone_from(&self.applied.interface);
-        snapshot.listen_port = self.applied.listen_port;
-        snapshot.public_key = self.applied.secret.as_ref().map(|secret| secret.public().to_string());
-        if let Some(mesh) = &config.static_mesh {
-            snapshot.addresses = mesh.addresses.iter().map(ToString::to_string).collect();
-        }
-        let observed = self.driver.call(|driver: &mut Driver| {
-            let peers = driver.node().status(clock::now());
-            let mut drops: BTreeMap<String, u64> = driver
-                .node()
-                .counters()
-                .iter()
-                .map(|(reason, count)| (reason.label().to_owned(), count))
-                .collect();
-            let stats = driver.stats();
-            drops.insert("tun_write".to_owned(), stats.tun_write_failed);
-            drops.insert("tun_read".to_owned(), stats.tun_read_malformed);
-            drops.insert("udp_send".to_owned(), stats.udp_send_failed);
-            drops.retain(|_, count| *count > 0);
-            (peers, drops)
-        });
-        let Ok((peers, drops)) = observed.await else { return snapshot };
-        snapshot.drops = drops;
-        snapshot.peers = peers
-            .into_iter()
-            .map(|peer| status::Peer {
-                name: self.applied.peers.get(&peer.key).map_or_else(String::new, |spec| spec.name.clone()),
-                public_key: peer.key.to_string(),
-                endpoint: peer.endpoint,
-                connected: peer.has_session,
-                last_handshake: peer.last_handshake.map(|at| status::seconds(clock.date(at))),
-                allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
-                rx_bytes: peer.rx_bytes,
-                tx_bytes: peer.tx_bytes,
-            })
-            .collect();
-        snapshot.peers.sort_by(|a, b| a.name.cmp(&b.name));
-        snapshot
-    }
 }
 
 /// The configuration that was in effect last. It is looked for where the default state directory is: a file
@@ -660,54 +329,6 @@ fn last_good() -> Option<Config> {
         Ok(Loaded::Found(bytes)) => Config::parse(&String::from_utf8_lossy(&bytes)).ok(),
         Ok(Loaded::Missing | Loaded::Damaged(_)) | Err(_) => None,
     }
-}
-
-fn read_key(path: &Path) -> anyhow::Result<SecretKey> {
-    let what = || format!("failed to read the private key from {}", path.display());
-    let text = Zeroizing::new(std::fs::read_to_string(path).with_context(what)?);
-    text.parse().with_context(what)
-}
-
-fn read_preshared(path: &Path) -> anyhow::Result<PresharedKey> {
-    let what = || format!("failed to read the pre-shared key from {}", path.display());
-    let text = Zeroizing::new(std::fs::read_to_string(path).with_context(what)?);
-    text.parse().with_context(what)
-}
-
-fn publish(directory: &Path, snapshot: &Status) {
-    if let Err(error) = status::write_file(directory, &snapshot.to_json()) {
-        tracing::warn!(%error, directory = %directory.display(), "the status cannot be written");
-    }
-}
-
-/// Answers everybody who connects to the status socket with the current snapshot.
-fn serve_status(directory: &Path, current: watch::Receiver<String>) {
-    let path = status::socket(directory);
-    // A socket that an earlier process left.
-    let _ = std::fs::remove_file(&path);
-    let listener = match UnixListener::bind(&path) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, socket = %path.display(), "the status cannot be served");
-            return;
-        }
-    };
-    tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((mut stream, _)) => {
-                    let json = current.borrow().clone();
-                    // A client that does not read is its own concern.
-                    let write = async move { stream.write_all(json.as_bytes()).await };
-                    tokio::spawn(tokio::time::timeout(Duration::from_secs(5), write));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accepting a status client failed");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    });
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -5,6 +5,8 @@
 //! twice does nothing. Everything that leaves goes to the sink that each call is given, at once; there is no
 //! queue to drain. What the driver should know about comes out of [`Node::poll_event`].
 
+mod receive;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -13,15 +15,14 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
 
 use crate::control::ControlPlane;
-use crate::gate::{Gate, Verdict};
+use crate::gate::Gate;
 use crate::key::{PresharedKey, PublicKey};
-use crate::packet::{Ecn, IpHeader, set_ecn};
+use crate::packet::{Ecn, IpHeader};
 use crate::peer::{BaseChange, Context, Peer};
 use crate::route::AllowedIps;
 use crate::status::{Counters, Drop, PeerStatus};
 use crate::transmit::{CandidatePair, DatagramSink};
-use crate::tunnel::{IndexBase, Noise, SessionIndex};
-use crate::wire::{COOKIE_REPLY_LEN, Datagram};
+use crate::tunnel::Noise;
 
 /// WireGuard pads packets to a multiple of this (paper section 5.4.6), so that their length says less.
 const PADDING: usize = 16;
@@ -330,38 +331,6 @@ impl<N: Noise> Node<N> {
         true
     }
 
-    /// Takes one datagram. `out` must be as long as the datagram; a packet for the host is left there.
-    #[inline]
-    pub fn handle_datagram<S: DatagramSink>(
-        &mut self,
-        arrival: &Arrival,
-        datagram: &[u8],
-        now: Instant,
-        out: &mut [u8],
-        sink: &mut S,
-    ) -> Inbound {
-        match Datagram::classify(datagram) {
-            Datagram::Data { receiver, counter } => {
-                return self.handle_data(arrival, datagram, SessionIndex(receiver), counter, now, out, sink);
-            }
-            Datagram::Initiation { .. } => self.handle_initiation(arrival, datagram, now, sink),
-            Datagram::Response { receiver, .. } => {
-                if let Some(id) = self.peer_of(SessionIndex(receiver))
-                    && self.admit(arrival, datagram, now, sink)
-                {
-                    self.handle_reply(id, arrival, datagram, now, sink);
-                }
-            }
-            Datagram::CookieReply { receiver } => {
-                if let Some(id) = self.peer_of(SessionIndex(receiver)) {
-                    self.handle_reply(id, arrival, datagram, now, sink);
-                }
-            }
-            Datagram::Ichor | Datagram::Unknown => self.counters.note(Drop::Malformed),
-        }
-        Inbound::Nothing
-    }
-
     /// Does what is due by `now`.
     pub fn handle_timeout<S: DatagramSink>(&mut self, now: Instant, sink: &mut S) {
         while let Some((at, id)) = self.schedule.first().copied()
@@ -418,168 +387,6 @@ impl<N: Noise> Node<N> {
     /// What all peers look like, by public key.
     pub fn status(&self, now: Instant) -> Vec<PeerStatus> {
         self.by_key.values().filter_map(|id| self.peer_status(*id, now)).collect()
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one datagram, already parsed")]
-    #[inline]
-    fn handle_data<S: DatagramSink>(
-        &mut self,
-        arrival: &Arrival,
-        datagram: &[u8],
-        session: SessionIndex,
-        counter: u64,
-        now: Instant,
-        out: &mut [u8],
-        sink: &mut S,
-    ) -> Inbound {
-        let Some(id) = self.peer_of(session) else { return Inbound::Nothing };
-        let mut path_changed = false;
-        let mut confirmed = false;
-        let len = self.with_peer(id, now, |peer, cx| {
-            let (len, heard) = peer.open(session, counter, datagram, out, cx)?;
-            path_changed = heard.newest && peer.paths.heard(&arrival.pair);
-            confirmed = heard.confirmed;
-            if confirmed {
-                peer.flush(cx, sink);
-            }
-            peer.rekey_if_late(cx, sink);
-            Some(len)
-        });
-        self.note_changes(id, confirmed, path_changed, &arrival.pair);
-        match len.flatten() {
-            None | Some(0) => Inbound::Nothing,
-            Some(len) => self.judge(id, arrival.ecn, len, out),
-        }
-    }
-
-    /// Whether an opened packet may reach the host, and what it is.
-    #[inline]
-    fn judge(&mut self, id: PeerId, outer: Ecn, len: usize, out: &mut [u8]) -> Inbound {
-        let packet = &mut out[..len];
-        let Ok(header) = IpHeader::parse(packet) else {
-            self.counters.note(Drop::Malformed);
-            return Inbound::Nothing;
-        };
-        if self.routes.owner(header.src) != Some(id) {
-            self.counters.note(Drop::Source);
-            return Inbound::Nothing;
-        }
-        if let Some(control) = &self.control {
-            if control.payload(&header, packet).is_some() {
-                return Inbound::Control { peer: id, len };
-            }
-            if control.reserves(header.src) || control.reserves(header.dst) {
-                self.counters.note(Drop::ControlAddress);
-                return Inbound::Nothing;
-            }
-        }
-        match Ecn::decapsulated(header.ecn, outer) {
-            None => {
-                self.counters.note(Drop::Ecn);
-                return Inbound::Nothing;
-            }
-            Some(ecn) if ecn != header.ecn => set_ecn(packet, ecn),
-            Some(_) => {}
-        }
-        Inbound::Packet { peer: id, len }
-    }
-
-    fn handle_initiation<S: DatagramSink>(
-        &mut self,
-        arrival: &Arrival,
-        message: &[u8],
-        now: Instant,
-        sink: &mut S,
-    ) {
-        if !self.admit(arrival, message, now, sink) {
-            return;
-        }
-        let Some(identity) = &self.identity else { return };
-        let id = match identity.noise.identify(message) {
-            Ok(key) => self.by_key.get(&key).copied(),
-            Err(error) => return self.counters.note(Drop::from(error)),
-        };
-        let Some(id) = id else { return self.counters.note(Drop::UnknownPeer) };
-        self.with_peer(id, now, |peer, cx| peer.handle_initiation(message, &arrival.pair, cx, sink));
-    }
-
-    fn handle_reply<S: DatagramSink>(
-        &mut self,
-        id: PeerId,
-        arrival: &Arrival,
-        message: &[u8],
-        now: Instant,
-        sink: &mut S,
-    ) {
-        let mut path_changed = false;
-        let completed = self
-            .with_peer(id, now, |peer, cx| {
-                let completed = peer.handle_reply(message, &arrival.pair, cx, sink);
-                if completed {
-                    path_changed = peer.paths.heard(&arrival.pair);
-                    peer.flush(cx, sink);
-                }
-                completed
-            })
-            .unwrap_or(false);
-        self.note_changes(id, completed, path_changed, &arrival.pair);
-    }
-
-    /// Whether a handshake message passes the gate; answers with a cookie where one is due.
-    fn admit<S: DatagramSink>(
-        &mut self,
-        arrival: &Arrival,
-        message: &[u8],
-        now: Instant,
-        sink: &mut S,
-    ) -> bool {
-        let Some(identity) = &mut self.identity else {
-            self.counters.note(Drop::Stranger);
-            return false;
-        };
-        let mut reply = [0; COOKIE_REPLY_LEN];
-        match identity.gate.check(arrival.pair.remote, message, now, &mut self.rng, &mut reply) {
-            Verdict::Process => return true,
-            Verdict::Cookie => {
-                self.counters.note(Drop::HandshakeLimited);
-                sink.push_bytes(&arrival.pair, &reply);
-            }
-            Verdict::Stranger => self.counters.note(Drop::Stranger),
-            Verdict::Limited => self.counters.note(Drop::HandshakeLimited),
-        }
-        false
-    }
-
-    fn note_changes(&mut self, id: PeerId, completed: bool, path_changed: bool, pair: &CandidatePair) {
-        if !completed && !path_changed {
-            return;
-        }
-        let Some(key) = self.peer_mut(id).map(|peer| peer.key) else { return };
-        if completed {
-            self.events.push_back(Event::HandshakeCompleted { peer: key });
-        }
-        if path_changed {
-            self.events.push_back(Event::PathChanged { peer: key, pair: *pair });
-        }
-        while self.events.len() > MAX_EVENTS {
-            self.events.pop_front();
-        }
-    }
-
-    #[inline]
-    fn peer_of(&mut self, session: SessionIndex) -> Option<PeerId> {
-        let base = IndexBase::of(session).get();
-        if let Some((last, id)) = self.last_base
-            && last == base
-        {
-            return Some(id);
-        }
-        let id = self.by_base.get(&base).copied();
-        match id {
-            Some(id) => self.last_base = Some((base, id)),
-            None => self.counters.note(Drop::UnknownSession),
-        }
-        id
     }
 
     fn rebuild(&mut self, id: PeerId, keep: bool, now: Instant) {

@@ -24,6 +24,9 @@ const MAX_QUEUED: usize = 16;
 /// then tried again.
 const MAX_PLAIN_PAIRS: usize = 1024;
 
+/// Ports tried when the kernel's choice for one family is taken in the other.
+const FREE_PORT_TRIES: usize = 16;
+
 /// One socket and what its kernel can do.
 #[derive(Debug)]
 pub(crate) struct UdpEndpoint {
@@ -133,6 +136,44 @@ fn set_mark(socket: &Socket, mark: u32) -> io::Result<()> {
         return Ok(());
     }
     socket.set_mark(mark)
+}
+
+/// Opens a socket of each family on `port`, or on a free one for 0. A host without one of the families gets one
+/// socket.
+pub(crate) fn bind_both(port: u16, mark: u32) -> io::Result<(Option<UdpEndpoint>, Option<UdpEndpoint>)> {
+    let mut result = Err(io::ErrorKind::AddrInUse.into());
+    for _ in 0..if port == 0 { FREE_PORT_TRIES } else { 1 } {
+        result = try_bind_both(port, mark);
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Ok(_) | Err(_) => break,
+        }
+    }
+    result
+}
+
+fn try_bind_both(port: u16, mark: u32) -> io::Result<(Option<UdpEndpoint>, Option<UdpEndpoint>)> {
+    let v4 = optional(UdpEndpoint::bind(false, port, mark))?;
+    let port = match &v4 {
+        Some(v4) => v4.port()?,
+        None => port,
+    };
+    let v6 = optional(UdpEndpoint::bind(true, port, mark))?;
+    if v4.is_none() && v6.is_none() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok((v4, v6))
+}
+
+/// A kernel without one of the families is no failure.
+fn optional(bound: io::Result<UdpEndpoint>) -> io::Result<Option<UdpEndpoint>> {
+    match bound {
+        Ok(endpoint) => Ok(Some(endpoint)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Gathers datagrams by candidate pair, so that each `sendmsg` carries up to 64 of one size.

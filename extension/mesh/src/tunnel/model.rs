@@ -43,6 +43,11 @@ impl ModelNoise {
     /// Makes the identity of `secret`; `seed` feeds the ephemeral keys.
     pub fn new(secret: SecretKey, clock: WallClock, seed: u64) -> Self {
         let public = secret.public();
+        Self::with_public(secret, public, clock, seed)
+    }
+
+    /// The same, for whoever has computed the public key already.
+    pub fn with_public(secret: SecretKey, public: PublicKey, clock: WallClock, seed: u64) -> Self {
         Self { secret, public, clock, seed }
     }
 }

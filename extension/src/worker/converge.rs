@@ -1,0 +1,292 @@
+//! The parts of [`Worker::converge`]: each compares what should be with what is, and does only the difference.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ichor_mesh::key::{PresharedKey, PublicKey, SecretKey};
+use zeroize::Zeroizing;
+
+use super::endpoints::Endpoints;
+use super::peers::{self, PeerSpec, Peers};
+use super::{FIRST_RETRY, KEPT_UDP4, KEPT_UDP6, MAX_RETRY, PRIVATE_KEY, Worker};
+use crate::clock;
+use crate::config::{Config, Endpoint, StaticMesh};
+use crate::driver::Driver;
+use crate::io::netlink::Netlink;
+use crate::io::tun::{Queues, Tun};
+use crate::reconcile::{self, Desired};
+use crate::store::{Loaded, Store};
+use crate::{random, uapi};
+
+impl Worker {
+    /// Brings every part in line; when to try again if one failed.
+    pub(super) async fn converge(&mut self) -> Option<Duration> {
+        let config = self.config.clone()?;
+        let mesh = config.static_mesh.clone().unwrap_or(StaticMesh {
+            private_key_file: None,
+            addresses: Vec::new(),
+            peers: Vec::new(),
+        });
+        let identity = self.ensure_identity(&config, &mesh).await;
+        let device = self.ensure_device(&config).await;
+        let socket = self.ensure_socket(&config).await;
+        let peers = self.ensure_peers(&config, &mesh).await;
+        let network = if device.is_ok() { self.ensure_network(&config, &mesh).await } else { Ok(()) };
+        let mut failed = false;
+        for (part, result) in [
+            ("identity", identity),
+            ("device", device),
+            ("socket", socket),
+            ("peers", peers),
+            ("network", network),
+        ] {
+            match result {
+                Ok(()) => {
+                    self.problems.remove(part);
+                }
+                Err(error) => {
+                    failed = true;
+                    self.note(part, format!("{error:#}"));
+                }
+            }
+        }
+        if !failed {
+            self.retry = FIRST_RETRY;
+            return None;
+        }
+        let wait = self.retry;
+        self.retry = (self.retry * 2).min(MAX_RETRY);
+        Some(wait)
+    }
+
+    async fn ensure_identity(&mut self, config: &Config, mesh: &StaticMesh) -> anyhow::Result<()> {
+        let secret = match &mesh.private_key_file {
+            Some(path) => read_key(path)?,
+            None => self.own_key(config)?,
+        };
+        if self.applied.secret.as_ref().is_some_and(|applied| applied.expose() == secret.expose()) {
+            return Ok(());
+        }
+        tracing::info!(public_key = %secret.public(), "identity set");
+        self.applied.secret = Some(secret.clone());
+        self.driver.call(move |driver: &mut Driver| driver.set_private_key(Some(secret))).await?;
+        Ok(())
+    }
+
+    /// The key that was made here, made now if there is none. A key that cannot be saved is used all the same:
+    /// the node is reachable until it restarts.
+    fn own_key(&mut self, config: &Config) -> anyhow::Result<SecretKey> {
+        let store = Store::new(config.state_directory.clone());
+        match store.load(PRIVATE_KEY) {
+            Ok(Loaded::Found(bytes)) => {
+                let text = Zeroizing::new(String::from_utf8(bytes).unwrap_or_default());
+                return text.parse().context("failed to read the saved private key");
+            }
+            Ok(Loaded::Missing) => {}
+            Ok(Loaded::Damaged(aside)) => {
+                tracing::error!(file = %aside.display(), "the private key was damaged and set aside");
+            }
+            Err(error) => {
+                if let Some(secret) = &self.applied.secret {
+                    return Ok(secret.clone());
+                }
+                tracing::error!(%error, "the private key cannot be read");
+            }
+        }
+        let secret = self.applied.secret.clone().unwrap_or_else(random::secret_key);
+        if let Err(error) = store.save(PRIVATE_KEY, secret.expose_base64().as_bytes()) {
+            let place = config.state_directory.display();
+            self.note("state", format!("failed to save the private key to {place}: {error}"));
+        }
+        Ok(secret)
+    }
+
+    async fn ensure_device(&mut self, config: &Config) -> anyhow::Result<()> {
+        let name = config.interface.as_str();
+        if let Some(applied) = &self.applied.interface {
+            anyhow::ensure!(applied == name, "the interface is {applied}; restart the service to rename it");
+            return Ok(());
+        }
+        let tun = Tun::open(name, Queues::Shared)?;
+        tun.persist().context("failed to make the device persistent")?;
+        self.keep_carrier(name);
+        self.driver.call(move |driver: &mut Driver| driver.set_tun(tun)).await??;
+        self.applied.interface = Some(name.to_owned());
+        tracing::info!(interface = name, "device is open");
+        Ok(())
+    }
+
+    /// Leaves a detached queue with the parent, unless it has one. Without it the interface works, but loses
+    /// its carrier when this process ends.
+    fn keep_carrier(&self, name: &str) {
+        let Some(keeper) = &self.keeper else { return };
+        let key = format!("tun:{name}");
+        if self.kept.contains_key(&key) {
+            return;
+        }
+        let kept = Tun::open(name, Queues::Shared)
+            .map_err(anyhow::Error::from)
+            .and_then(|queue| Ok(queue.into_detached()?))
+            .and_then(|queue| Ok(keeper.keep(&key, queue.as_fd())?));
+        if let Err(error) = kept {
+            tracing::warn!("the carrier will not outlive this process: {error:#}");
+        }
+    }
+
+    async fn ensure_socket(&mut self, config: &Config) -> anyhow::Result<()> {
+        let (port, mark) = (config.listen_port, config.fwmark);
+        if self.applied.listen_port == Some(port) && self.applied.fwmark == mark {
+            return Ok(());
+        }
+        let held = [KEPT_UDP4, KEPT_UDP6].map(|name| self.kept.remove(name));
+        let duplicates = self
+            .driver
+            .call(move |driver: &mut Driver| {
+                driver.adopt(held, port)?;
+                driver.listen(port)?;
+                driver.set_mark(mark)?;
+                driver.duplicate_sockets()
+            })
+            .await?
+            .with_context(|| format!("failed to open UDP port {port}"))?;
+        if let Some(keeper) = &self.keeper {
+            for (name, socket) in [KEPT_UDP4, KEPT_UDP6].into_iter().zip(&duplicates) {
+                if let Some(socket) = socket {
+                    keeper.keep(name, socket.as_fd()).context("failed to leave a socket with the parent")?;
+                }
+            }
+        }
+        (self.applied.listen_port, self.applied.fwmark) = (Some(port), mark);
+        tracing::info!(port, "listening");
+        Ok(())
+    }
+
+    async fn ensure_peers(&mut self, config: &Config, mesh: &StaticMesh) -> anyhow::Result<()> {
+        let mut wanted = Peers::new();
+        let mut names = BTreeSet::new();
+        let mut failures = Vec::new();
+        for peer in &mesh.peers {
+            let preshared = match peer.preshared_key_file.as_deref().map(read_preshared).transpose() {
+                Ok(preshared) => preshared,
+                Err(error) => {
+                    // Without its key the handshakes of this peer cannot succeed; the others are not affected.
+                    failures.push(format!("{}: {error:#}", peer.name));
+                    continue;
+                }
+            };
+            let endpoint = match &peer.endpoint {
+                Some(Endpoint::Address(address)) => Some(*address),
+                Some(Endpoint::Name { host, port }) => {
+                    let name = (host.clone(), *port);
+                    names.insert(name.clone());
+                    if let Some(problem) = self.lookups_failed.get(&name) {
+                        failures.push(format!("{}: failed to look up {host}: {problem}", peer.name));
+                    }
+                    self.resolved.get(&name)
+                }
+                None => None,
+            };
+            wanted.insert(
+                peer.public_key,
+                PeerSpec {
+                    name: peer.name.clone(),
+                    preshared,
+                    endpoint,
+                    keepalive: peer.keepalive(),
+                    allowed_ips: peer.allowed_ips.iter().map(ipnet::IpNet::trunc).collect(),
+                },
+            );
+        }
+        self.lookups_failed.retain(|name, _| names.contains(name));
+        self.wanted_names.send_if_modified(|current| {
+            let changed = *current != names;
+            *current = names;
+            changed
+        });
+        self.apply_peers(config, wanted).await?;
+        anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+        Ok(())
+    }
+
+    async fn apply_peers(&mut self, config: &Config, wanted: Peers) -> anyhow::Result<()> {
+        let set = uapi::SetRequest {
+            peers: peers::changes(&self.applied.peers, &wanted),
+            ..uapi::SetRequest::default()
+        };
+        let fresh: Vec<PublicKey> =
+            wanted.keys().filter(|key| !self.applied.peers.contains_key(*key)).copied().collect();
+        if !self.applied.restored {
+            self.endpoints = Endpoints::load(&Store::new(config.state_directory.clone()));
+            self.applied.restored = true;
+        }
+        let restored: Vec<_> =
+            fresh.iter().filter_map(|key| Some((*key, self.endpoints.get(key)?))).collect();
+        if !set.peers.is_empty() {
+            tracing::info!(changes = set.peers.len(), peers = wanted.len(), "peers changed");
+            self.driver
+                .call(move |driver: &mut Driver| {
+                    uapi::execute(driver, set)?;
+                    let now = clock::now();
+                    for (key, endpoint) in restored {
+                        if let Some(peer) = driver.node().peer(&key) {
+                            driver.node().restore_path(peer, endpoint, now);
+                        }
+                    }
+                    // A peer that had a session with the process before us sends into it until we say hello.
+                    driver.with_node(|node, sink, now| {
+                        for peer in fresh.iter().filter_map(|key| node.peer(key)).collect::<Vec<_>>() {
+                            node.connect(peer, now, sink);
+                        }
+                    });
+                    std::io::Result::Ok(())
+                })
+                .await??;
+        }
+        self.endpoints.retain(&wanted);
+        self.applied.peers = wanted;
+        Ok(())
+    }
+
+    async fn ensure_network(&mut self, config: &Config, mesh: &StaticMesh) -> anyhow::Result<()> {
+        if self.netlink.is_none() {
+            let (netlink, notes) = Netlink::connect().context("failed to connect to netlink")?;
+            (self.netlink, self.kernel_notes) = (Some(netlink), Some(notes));
+        }
+        let Some(netlink) = &self.netlink else { return Ok(()) };
+        let name = config.interface.as_str();
+        let index = netlink.index(name).await?;
+        self.applied.index = index;
+        let observed = netlink.observe(name).await?;
+        let desired = Desired {
+            mtu: config.mtu.get().into(),
+            addresses: mesh.addresses.iter().copied().collect(),
+            routes: self.applied.peers.values().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
+            endpoints: self.applied.peers.values().filter_map(|peer| Some(peer.endpoint?.ip())).collect(),
+        };
+        let (changes, withheld) = reconcile::difference(&desired, &observed);
+        for change in &changes {
+            tracing::debug!(?change, "changing the interface");
+            netlink.apply(index, change).await?;
+        }
+        let mtu = usize::from(config.mtu.get());
+        self.driver.call(move |driver: &mut Driver| driver.node().set_mtu(mtu)).await?;
+        let withheld: Vec<String> = withheld.iter().map(ToString::to_string).collect();
+        anyhow::ensure!(withheld.is_empty(), "{}", withheld.join("; "));
+        Ok(())
+    }
+}
+
+fn read_key(path: &Path) -> anyhow::Result<SecretKey> {
+    let what = || format!("failed to read the private key from {}", path.display());
+    let text = Zeroizing::new(std::fs::read_to_string(path).with_context(what)?);
+    text.parse().with_context(what)
+}
+
+fn read_preshared(path: &Path) -> anyhow::Result<PresharedKey> {
+    let what = || format!("failed to read the pre-shared key from {}", path.display());
+    let text = Zeroizing::new(std::fs::read_to_string(path).with_context(what)?);
+    text.parse().with_context(what)
+}
