@@ -53,10 +53,8 @@ fuzz_target!(|data: &[u8]| {
                 knows_key = true;
             }
             let remote = SocketAddr::from(([192, 0, 2, head[2]], 1));
-            let arrival = Arrival {
-                pair: CandidatePair { local: None, remote },
-                ecn: Ecn::from_bits(head[2]),
-            };
+            let arrival =
+                Arrival { pair: CandidatePair { local: None, remote }, ecn: Ecn::from_bits(head[2]) };
             let mut out = vec![0; datagram.len()];
             let inbound = target.node.handle_datagram(&arrival, &datagram, now, &mut out, &mut sink);
             // Nobody here knows a key.
