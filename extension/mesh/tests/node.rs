@@ -151,7 +151,9 @@ fn a_packet_waits_for_the_handshake_that_it_starts() {
 #[test]
 fn packets_are_padded_to_sixteen_bytes_but_not_beyond_the_mtu() {
     let mut pair = Pair::connected();
-    for (len, sealed) in [(20, 32), (32, 32), (33, 48), (1408, 1408), (1409, 1420), (1420, 1420), (1500, 1500)] {
+    for (len, sealed) in
+        [(20, 32), (32, 32), (33, 48), (1408, 1408), (1409, 1420), (1420, 1420), (1500, 1500)]
+    {
         let transmits = pair.transmits(ALICE, len);
         assert_eq!(transmits[0].bytes.len(), sealed + 32, "a packet of {len} bytes");
     }
@@ -325,11 +327,8 @@ fn both_starting_at_once_settles_on_few_handshakes() {
     }
     assert_eq!(lost, 0);
     // Once every two minutes for an hour; both may happen to initiate now and then.
-    let handshakes = pair
-        .events(ALICE)
-        .iter()
-        .filter(|event| matches!(event, Event::HandshakeCompleted { .. }))
-        .count();
+    let handshakes =
+        pair.events(ALICE).iter().filter(|event| matches!(event, Event::HandshakeCompleted { .. })).count();
     assert!((28..=62).contains(&handshakes), "{handshakes} handshakes");
 }
 
@@ -413,7 +412,8 @@ fn congestion_marks_go_through_the_tunnel() {
 
     let arrival = Arrival { pair: pair_from(endpoint(ALICE)), ecn: Ecn::Ce };
     let mut out = vec![0; sink.0[0].bytes.len()];
-    let inbound = pair.bob.handle_datagram(&arrival, &sink.0[0].bytes, now, &mut out, &mut Collected::default());
+    let inbound =
+        pair.bob.handle_datagram(&arrival, &sink.0[0].bytes, now, &mut out, &mut Collected::default());
     assert!(matches!(inbound, Inbound::Packet { len: 60, .. }));
     assert_eq!(Ecn::from_bits(out[1]), Ecn::Ce, "congestion on the way is told");
 }
