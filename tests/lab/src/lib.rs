@@ -24,6 +24,7 @@
 //! A program that uses this must call [`reenter`] first thing in its `main`: the processes of a lab are that
 //! program again.
 
+pub mod traffic;
 
 mod error;
 mod lab;

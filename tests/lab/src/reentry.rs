@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::{sandbox, supervisor};
+use crate::{sandbox, supervisor, traffic};
 
 /// The first argument that makes a program one of ours.
 pub(crate) const LAB: &str = "@ichor-lab";
@@ -16,6 +16,7 @@ pub(crate) const DAEMON: &str = "@ichord";
 
 pub(crate) const STAGE: &str = "stage";
 pub(crate) const SUPERVISE: &str = "supervise";
+pub(crate) const TRAFFIC: &str = "traffic";
 
 /// Becomes what `args` ask for if that is a part of a lab or ichord, and returns how it ended; `None` if this
 /// process is what it seems to be. `args` are those of the process, its name first.
@@ -44,6 +45,7 @@ pub fn reenter(args: &[OsString]) -> Option<ExitCode> {
     Some(match part {
         STAGE => sandbox::stage::main(rest.first().map(Path::new)),
         SUPERVISE => supervisor::main(),
+        TRAFFIC => traffic::main(&rest),
         _ => ExitCode::from(2),
     })
 }
