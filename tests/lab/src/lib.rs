@@ -24,8 +24,10 @@
 //! A program that uses this must call [`reenter`] first thing in its `main`: the processes of a lab are that
 //! program again.
 
+pub mod cli;
 pub mod traffic;
 
+mod background;
 mod error;
 mod lab;
 mod net;

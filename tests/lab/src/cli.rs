@@ -1,0 +1,248 @@
+//! `ichorctl lab`: its arguments and what they do. Data goes to stdout, progress and errors to stderr.
+
+mod demo;
+mod exec;
+mod status;
+mod table;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Args, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::background;
+use crate::error::{Attempt as _, LabError};
+use crate::topology::{Site, Topology};
+
+/// The exit code of a command that a signal ended.
+const INTERRUPTED: u8 = 130;
+
+/// A throw-away mesh on this machine, to learn and to break
+#[derive(Debug, Args)]
+#[command(
+    long_about = "A throw-away mesh on this machine, to learn and to break.\n\n\
+                  Every node of a lab has network namespaces of its own, a NAT in front of it where you want \
+                  one, and a real ichord. Nothing outside the lab is changed. It runs as root, or unprivileged \
+                  where the kernel has user namespaces and lets you open /dev/net/tun.",
+    after_help = "Examples:\n  ichorctl lab demo\n  ichorctl lab up --site home:3:random --site cloud:2\n  \
+                  ichorctl lab exec home-1 -- ping -c3 cloud-1"
+)]
+pub struct LabArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a lab in the background
+    #[command(after_help = "Examples:\n  ichorctl lab up\n  \
+                            ichorctl lab up --site home:3:port-preserving --site cloud:2\n  \
+                            ichorctl lab up --name lossy --file topology.yaml\n\n\
+                            A topology file can say more, for example:\n  sites:\n    - name: home\n      \
+                            nat: random              # none, port-preserving, random, static\n      \
+                            uplink: {shape: {delayMs: 20, loss: 0.01, silentMtu: 1400}}\n      \
+                            nodes: [{name: a}, {name: b, link: {mtu: 1280}}]\n    - name: cloud\n      \
+                            nodes: [{name: c}]")]
+    Up {
+        #[command(flatten)]
+        name: Name,
+        #[command(flatten)]
+        what: What,
+    },
+    /// End a lab and everything in it
+    #[command(after_help = "Examples:\n  ichorctl lab down\n  ichorctl lab down --all")]
+    Down {
+        #[command(flatten)]
+        name: Name,
+        /// End all labs of this user
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Show the nodes of a lab and which of them are connected
+    #[command(after_help = "Examples:\n  ichorctl lab status\n  \
+                            ichorctl lab status --output json | jq '.pairs[] | select(.connected | not)'")]
+    Status {
+        #[command(flatten)]
+        name: Name,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Run a program in a node
+    #[command(after_help = "Examples:\n  ichorctl lab exec home-1 -- ping -c3 cloud-1\n  \
+                            ichorctl lab exec cloud-2 -- ichord status\n  ichorctl lab exec home-2 -- bash")]
+    Exec {
+        #[command(flatten)]
+        name: Name,
+        /// The node
+        node: String,
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
+    /// Make a lab, prove that all of it is connected, measure it, and take it down
+    #[command(after_help = "Examples:\n  ichorctl lab demo\n  \
+                            ichorctl lab demo --site home:4:random --site cloud:2 --output json")]
+    Demo {
+        #[command(flatten)]
+        what: What,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Name {
+    /// The name of the lab
+    #[arg(long, default_value = "lab")]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+struct What {
+    /// A site as NAME:NODES[:NAT], where NAT is none, port-preserving, random or static; can be repeated.
+    /// Without any: home:3:port-preserving and cloud:2
+    #[arg(long = "site", value_name = "SITE", conflicts_with = "file")]
+    sites: Vec<Site>,
+    /// A topology file (YAML), which can say more
+    #[arg(long)]
+    file: Option<PathBuf>,
+}
+
+impl What {
+    fn topology(self) -> Result<Topology, LabError> {
+        match self.file {
+            Some(file) => Topology::load(&file),
+            None if self.sites.is_empty() => Ok(Topology::demo()),
+            None => Ok(Topology { sites: self.sites, ..Topology::default() }),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// How to show it
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Runs `ichorctl lab` with `args`. The process must not have started threads of its own that wait for signals.
+pub fn run(args: LabArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure(&LabError::failed("make a runtime", error)),
+    };
+    match runtime.block_on(execute(args.command)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => failure(&error),
+    }
+}
+
+async fn execute(command: Command) -> Result<u8, LabError> {
+    match command {
+        Command::Up { name, what } => {
+            let topology = what.topology()?;
+            let progress = Progress::new();
+            let up = background::up(&name.name, topology, |text| progress.tell(text));
+            let Some(lab) = until_interrupted(up).await? else {
+                background::down(&name.name).await?;
+                return Ok(INTERRUPTED);
+            };
+            let lab = lab?;
+            progress.tell("waiting until all that can connect have connected");
+            match until_interrupted(lab.until_connected()).await? {
+                // The lab stays: there may be something to find out.
+                Some(Err(LabError::TimedOut { .. })) => progress.tell("some could not connect in time"),
+                Some(result) => result?,
+                None => {
+                    background::down(&name.name).await?;
+                    return Ok(INTERRUPTED);
+                }
+            }
+            progress.tell(&format!("the lab {:?} runs; look at it with `ichorctl lab status`", name.name));
+            Ok(0)
+        }
+        Command::Down { name, all } => {
+            let names = if all { background::names() } else { vec![name.name] };
+            for name in names {
+                let what = if background::down(&name).await? { "is gone" } else { "does not run" };
+                Progress::new().tell(&format!("the lab {name:?} {what}"));
+            }
+            Ok(0)
+        }
+        Command::Status { name, output } => {
+            status::show(&background::join(&name.name)?, output.output).await?;
+            Ok(0)
+        }
+        Command::Exec { name, node, program } => {
+            exec::exec(&background::join(&name.name)?, &node, program).await
+        }
+        Command::Demo { what, output } => demo::demo(what.topology()?, output.output).await,
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where an error reaches the user")]
+fn failure(error: &LabError) -> ExitCode {
+    eprintln!("error: {error}");
+    match error {
+        // What was asked for makes no sense, here or anywhere.
+        LabError::Topology(_) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Does `work`, unless a signal asks us to end: then it is dropped, and the result is `None`.
+async fn until_interrupted<T>(work: impl Future<Output = T>) -> Result<Option<T>, LabError> {
+    let what = || "wait for signals".to_owned();
+    let mut interrupt = signal(SignalKind::interrupt()).attempt(what)?;
+    let mut terminate = signal(SignalKind::terminate()).attempt(what)?;
+    Ok(tokio::select! {
+        result = work => Some(result),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    })
+}
+
+/// Tells on stderr what goes on, with the time since the beginning.
+struct Progress(Instant);
+
+impl Progress {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress is for the user who waits")]
+    fn tell(&self, text: &str) {
+        eprintln!("[{:5.1} s] {text}", self.0.elapsed().as_secs_f64());
+    }
+
+    fn seconds(&self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+}
+
+/// Prints data. A reader that has seen enough is no error.
+fn print(text: &str) -> Result<(), LabError> {
+    use std::io::Write as _;
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(LabError::failed("print", error)),
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), LabError> {
+    let mut text = serde_json::to_string_pretty(value).attempt(|| "write JSON".to_owned())?;
+    text.push('\n');
+    print(&text)
+}
