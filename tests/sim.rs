@@ -61,7 +61,7 @@ fn a_day_of_steady_traffic_over_rough_links_loses_only_what_the_links_lose() {
         let ids: Vec<_> = world.ids().collect();
         let delivered = converse(&mut world, &ids, Duration::from_millis(500), DAY);
 
-        assert_eq!(world.account.delivered_twice(), [], "seed {seed}");
+        assert_eq!(world.account.delivered_twice(), [0_u64; 0], "seed {seed}");
         assert_eq!(unexplained(&world), [], "seed {seed}");
         let (_, sent) = world.totals();
         let lost = world.account.fates().get(&Fate::LostByLink).copied().unwrap_or(0);
@@ -127,7 +127,7 @@ fn a_day_of_trouble_loses_only_what_the_trouble_explains() {
             let silence = Duration::from_secs(u64::from(world.random(300)));
             world.run_for(silence);
         }
-        assert_eq!(world.account.delivered_twice(), [], "seed {seed}");
+        assert_eq!(world.account.delivered_twice(), [0_u64; 0], "seed {seed}");
         for (fate, count) in unexplained(&world) {
             // A node that restarted, or was cut off, has no session that its peer still uses; packets may wait
             // for a handshake in vain. Nothing else may happen.

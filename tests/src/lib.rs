@@ -1,3 +1,5 @@
 //! What the tests of several crates share: a simulated world for the mesh core.
 
+pub mod netns;
+pub mod probe;
 pub mod sim;

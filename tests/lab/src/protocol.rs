@@ -204,6 +204,8 @@ pub struct ShapeCounters {
     pub oversized: u64,
     /// Extra copies made.
     pub duplicated: u64,
+    /// Packets marked to have met congestion.
+    pub marked: u64,
 }
 
 /// A lab as it is now.

@@ -88,6 +88,7 @@ impl Shaper {
             overflowed: a.overflowed + b.overflowed,
             oversized: a.oversized + b.oversized,
             duplicated: a.duplicated + b.duplicated,
+            marked: a.marked + b.marked,
         }
     }
 

@@ -197,6 +197,9 @@ pub struct Shape {
     pub reorder: f64,
     /// Share of packets that arrive twice.
     pub duplicate: f64,
+    /// Share of packets that are marked to have met congestion, as a router does that does not want to lose
+    /// them (RFC 3168), of those that can be.
+    pub congestion: f64,
     /// Bits per second; 0 for no limit.
     pub rate: u64,
     /// Most bytes that wait for their turn or are on the way; more are lost.
@@ -214,6 +217,7 @@ impl Default for Shape {
             jitter_ms: 0.0,
             reorder: 0.0,
             duplicate: 0.0,
+            congestion: 0.0,
             rate: 0,
             queue: 16 << 20,
             silent_mtu: None,
@@ -232,7 +236,12 @@ impl Shape {
     /// # Errors
     /// [`LabError::Topology`] names the value.
     pub fn check(&self) -> Result<(), LabError> {
-        let shares = [("loss", self.loss), ("reorder", self.reorder), ("duplicate", self.duplicate)];
+        let shares = [
+            ("loss", self.loss),
+            ("reorder", self.reorder),
+            ("duplicate", self.duplicate),
+            ("congestion", self.congestion),
+        ];
         for (what, share) in shares {
             if !(0.0..=1.0).contains(&share) {
                 return Err(LabError::Topology(format!("{what} is {share}, and must be between 0 and 1")));

@@ -53,11 +53,15 @@ impl Line {
             self.counters.lost += 1;
             return;
         }
-        self.send(now, frame);
+        let mut frame = frame.to_vec();
+        if self.happens(shape.congestion) && mark_congestion(&mut frame) {
+            self.counters.marked += 1;
+        }
         if self.happens(shape.duplicate) {
             self.counters.duplicated += 1;
-            self.send(now, frame);
+            self.send(now, frame.clone());
         }
+        self.send(now, frame);
     }
 
     /// The next frame that has arrived by `now`.
@@ -76,7 +80,7 @@ impl Line {
         self.on_the_way.peek().map(|Reverse((at, ..))| *at)
     }
 
-    fn send(&mut self, now: Instant, frame: &[u8]) {
+    fn send(&mut self, now: Instant, frame: Vec<u8>) {
         let shape = self.shape;
         if self.bytes + frame.len() > shape.queue {
             self.counters.overflowed += 1;
@@ -99,7 +103,7 @@ impl Line {
         };
         self.count += 1;
         self.bytes += frame.len();
-        self.on_the_way.push(Reverse((arrival, self.count, frame.to_vec())));
+        self.on_the_way.push(Reverse((arrival, self.count, frame)));
     }
 
     fn happens(&mut self, share: f64) -> bool {
@@ -110,6 +114,35 @@ impl Line {
     /// Evenly spread from 0 to 1, without 1.
     fn unit(&mut self) -> f64 {
         f64::from(self.chance.next_u32()) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+/// Sets "congestion experienced" in a packet whose transport understands it; whether it does.
+fn mark_congestion(frame: &mut [u8]) -> bool {
+    let Some((header, packet)) = frame.split_at_mut_checked(ETHERNET_HEADER) else { return false };
+    match header[12..] {
+        [0x08, 0x00] if packet.len() >= 20 => {
+            let old = u16::from_be_bytes([packet[0], packet[1]]);
+            if matches!(old & 3, 0 | 3) {
+                return false;
+            }
+            packet[1] |= 3;
+            // What the checksum covers changed in one place (RFC 1624, equation 3).
+            let sum = !u16::from_be_bytes([packet[10], packet[11]]);
+            let sum = u32::from(sum) + u32::from(!old) + u32::from(old | 3);
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            true
+        }
+        [0x86, 0xdd] if packet.len() >= 40 => {
+            let capable = !matches!(packet[1] >> 4 & 3, 0 | 3);
+            if capable {
+                packet[1] |= 0x30;
+            }
+            capable
+        }
+        _ => false,
     }
 }
 
@@ -192,6 +225,35 @@ mod tests {
         assert_eq!((arrived.len(), counters.oversized), (0, 10));
         let (arrived, _) = pass(Shape { silent_mtu: Some(986), ..Shape::default() }, 10);
         assert_eq!(arrived.len(), 10);
+    }
+
+    /// The Internet checksum of a correct IPv4 header is zero (RFC 1071).
+    fn sum(header: &[u8]) -> u16 {
+        let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        !((sum & 0xffff) + (sum >> 16)) as u16
+    }
+
+    fn ipv4(ecn: u8) -> Vec<u8> {
+        let mut frame = [vec![0; 12], vec![0x08, 0x00], vec![0x45, ecn, 0, 20], vec![0x11; 16]].concat();
+        frame[24..26].fill(0);
+        let sum = sum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn congestion_is_marked_where_it_is_understood() {
+        for (ecn, marked) in [(0, false), (1, true), (2, true), (3, false)] {
+            let mut frame = ipv4(ecn);
+            assert_eq!(mark_congestion(&mut frame), marked, "{ecn}");
+            assert_eq!(frame[15] & 3, if marked { 3 } else { ecn });
+            assert_eq!(sum(&frame[14..34]), 0, "the checksum stays right");
+            let mut frame = [vec![0; 12], vec![0x86, 0xdd], vec![0x60, ecn << 4], vec![0; 38]].concat();
+            assert_eq!(mark_congestion(&mut frame), marked, "{ecn}");
+            assert_eq!(frame[15] >> 4, if marked { 3 } else { ecn });
+        }
+        assert!(!mark_congestion(&mut [0; 10]));
     }
 
     #[test]

@@ -1,0 +1,218 @@
+//! Probes: small programs that tests run inside nodes, for packets that no ordinary socket sends or shows.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ichor_lab::{Child, Lab, LabError, Node, Topology};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::RecvFlags;
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// `ETH_P_ALL` (`linux/if_ether.h`).
+const EVERY_PROTOCOL: u16 = 3;
+/// Longest packet.
+const MAX_LEN: usize = 65_536;
+
+/// What a probe is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Job {
+    Send { packets: Vec<String> },
+    Capture { from: IpAddr, count: usize, limit: Duration },
+    HoldLab,
+}
+
+/// Sends IP packets as they are from `node`, to where their headers say.
+///
+/// # Errors
+/// [`LabError::Failed`] if the kernel does not take one.
+pub async fn send(node: &Node, packets: &[Vec<u8>]) -> Result<(), LabError> {
+    let packets = packets.iter().map(|packet| to_hex(packet)).collect();
+    node.own_command([argument(&Job::Send { packets })]).success().await.map(drop)
+}
+
+/// Packets that are being collected in a node.
+#[derive(Debug)]
+pub struct Capture(Child);
+
+impl Capture {
+    /// Begins to collect packets with the source address `from` on any interface of `node`: until there are
+    /// `count`, or the time is over.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`].
+    pub async fn start(node: &Node, from: IpAddr, count: usize, limit: Duration) -> Result<Self, LabError> {
+        let mut child = node.own_command([argument(&Job::Capture { from, count, limit })]).spawn().await?;
+        match child.line().await? {
+            Some(_ready) => Ok(Self(child)),
+            None => Err(failed("capture packets", child.output().await?.stderr)),
+        }
+    }
+
+    /// The packets, in the order in which they came.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`].
+    pub async fn packets(self) -> Result<Vec<Vec<u8>>, LabError> {
+        let output = self.0.output().await?;
+        let packets = serde_json::from_str::<Vec<String>>(&output.stdout).ok();
+        let packets = packets.and_then(|packets| packets.iter().map(|hex| from_hex(hex)).collect());
+        packets.ok_or_else(|| failed("capture packets", output.stderr))
+    }
+}
+
+fn failed(what: &str, cause: String) -> LabError {
+    LabError::Failed { what: what.to_owned(), cause }
+}
+
+fn argument(job: &Job) -> String {
+    serde_json::to_string(job).unwrap_or_default()
+}
+
+/// Runs a probe: its job is the only argument.
+#[expect(clippy::print_stderr, reason = "stderr is the way by which a probe says why it failed")]
+pub fn main(args: &[OsString]) -> ExitCode {
+    let job = args.first().and_then(|job| serde_json::from_str(job.to_str()?).ok());
+    let result = match job {
+        None => Err(io::ErrorKind::InvalidInput.into()),
+        Some(Job::Send { packets }) => send_all(&packets),
+        Some(Job::Capture { from, count, limit }) => capture(from, count, limit),
+        Some(Job::HoldLab) => hold_lab(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The argument by which the agent makes a lab, says so, and keeps it until it is killed.
+pub fn hold_lab_argument() -> String {
+    argument(&Job::HoldLab)
+}
+
+fn hold_lab() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let lab = Lab::builder().topology(Topology::demo()).up().await.map_err(io::Error::other)?;
+        let mut stdout = io::stdout();
+        stdout.write_all(b"ready\n")?;
+        stdout.flush()?;
+        std::future::pending::<()>().await;
+        drop(lab);
+        Ok(())
+    })
+}
+
+fn send_all(packets: &[String]) -> io::Result<()> {
+    // With this protocol number what is written is a whole packet, header and all (raw(7)).
+    let raw = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(255)));
+    let (v4, v6) = (raw(Domain::IPV4)?, raw(Domain::IPV6)?);
+    for packet in packets {
+        let packet = from_hex(packet).ok_or(io::ErrorKind::InvalidInput)?;
+        let to = address(&packet, Side::Destination).ok_or(io::ErrorKind::InvalidInput)?;
+        let socket = if to.is_ipv4() { &v4 } else { &v6 };
+        socket.send_to(&packet, &SocketAddr::new(to, 0).into()).map_err(|error| {
+            io::Error::new(error.kind(), format!("{error} for the packet {}", to_hex(&packet)))
+        })?;
+    }
+    Ok(())
+}
+
+fn capture(from: IpAddr, count: usize, limit: Duration) -> io::Result<()> {
+    let every = i32::from(EVERY_PROTOCOL.to_be());
+    // Without a link-layer header, and not bound to one interface.
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(every)))?;
+    socket.set_recv_buffer_size(4 << 20)?;
+    socket.set_nonblocking(true)?;
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(b"ready\n")?;
+    stdout.flush()?;
+    let end = Instant::now() + limit;
+    let (mut packets, mut buffer) = (Vec::new(), vec![0; MAX_LEN]);
+    while packets.len() < count {
+        match rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty()) {
+            Ok((len, _)) => {
+                let packet = &buffer[..len];
+                if address(packet, Side::Source) == Some(from) {
+                    packets.push(to_hex(packet));
+                }
+            }
+            Err(rustix::io::Errno::AGAIN) => {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+                match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout)) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    serde_json::to_writer(&mut stdout, &packets)?;
+    stdout.flush()
+}
+
+/// One of the addresses of a packet.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Source,
+    Destination,
+}
+
+/// An address of an IP packet; `None` for anything else.
+fn address(packet: &[u8], side: Side) -> Option<IpAddr> {
+    let second = matches!(side, Side::Destination);
+    match packet.first()? >> 4 {
+        4 => {
+            let at = if second { 16 } else { 12 };
+            let bytes: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+            Some(bytes.into())
+        }
+        6 => {
+            let at = if second { 24 } else { 8 };
+            let bytes: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
+            Some(bytes.into())
+        }
+        _ => None,
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let pairs = (0..text.len()).step_by(2);
+    pairs.map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_goes_both_ways() {
+        assert_eq!(from_hex(&to_hex(&[0, 1, 0xfe])), Some(vec![0, 1, 0xfe]));
+        assert_eq!(from_hex("0"), None);
+        assert_eq!(from_hex("zz"), None);
+    }
+
+    #[test]
+    fn addresses_are_found_in_both_families() {
+        let mut v4 = vec![0x45; 20];
+        v4[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        assert_eq!(address(&v4, Side::Source), Some([10, 0, 0, 1].into()));
+        assert_eq!(address(&v4, Side::Destination), Some([10, 0, 0, 2].into()));
+        assert_eq!(address(&[0x60; 39], Side::Destination), None);
+        assert_eq!(address(&[], Side::Source), None);
+    }
+}
