@@ -62,6 +62,7 @@ fn generate() -> io::Result<BTreeMap<String, String>> {
         .fold(tonic_prost_build::configure(), gate_server)
         .enum_attribute(".machine.ApplyConfigurationRequest.Mode", "#[derive(Debug)]")
         .build_transport(false)
+        .generate_default_stubs(true)
         .emit_rerun_if_changed(false)
         .out_dir(out.path())
         .compile_fds_with_config(descriptors, config)?;

@@ -146,20 +146,16 @@ pub mod cluster_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ClusterServiceServer.
     #[async_trait]
     pub trait ClusterService: std::marker::Send + std::marker::Sync + 'static {
-        /// Server streaming response type for the HealthCheck method.
-        type HealthCheckStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::HealthCheckProgress, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
         /// Runs the health checks on a control plane node. Success is the end of the stream without an error.
         async fn health_check(
             &self,
             request: tonic::Request<super::HealthCheckRequest>,
         ) -> std::result::Result<
-            tonic::Response<Self::HealthCheckStream>,
+            tonic::Response<BoxStream<super::HealthCheckProgress>>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct ClusterServiceServer<T> {
@@ -245,7 +241,7 @@ pub mod cluster_service_server {
                     > tonic::server::ServerStreamingService<super::HealthCheckRequest>
                     for HealthCheckSvc<T> {
                         type Response = super::HealthCheckProgress;
-                        type ResponseStream = T::HealthCheckStream;
+                        type ResponseStream = BoxStream<super::HealthCheckProgress>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,

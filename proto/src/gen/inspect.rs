@@ -192,7 +192,9 @@ pub mod inspect_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ControllerRuntimeDependenciesResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct InspectServiceServer<T> {

@@ -424,23 +424,16 @@ pub mod debug_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with DebugServiceServer.
     #[async_trait]
     pub trait DebugService: std::marker::Send + std::marker::Sync + 'static {
-        /// Server streaming response type for the ContainerRun method.
-        type ContainerRunStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    super::DebugContainerRunResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
         /// A. Runs a container with its terminal on the stream.
         async fn container_run(
             &self,
             request: tonic::Request<tonic::Streaming<super::DebugContainerRunRequest>>,
         ) -> std::result::Result<
-            tonic::Response<Self::ContainerRunStream>,
+            tonic::Response<BoxStream<super::DebugContainerRunResponse>>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     /// Since 1.13.
     #[derive(Debug)]
@@ -527,7 +520,9 @@ pub mod debug_service_server {
                     > tonic::server::StreamingService<super::DebugContainerRunRequest>
                     for ContainerRunSvc<T> {
                         type Response = super::DebugContainerRunResponse;
-                        type ResponseStream = T::ContainerRunStream;
+                        type ResponseStream = BoxStream<
+                            super::DebugContainerRunResponse,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -2412,34 +2407,26 @@ pub mod image_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ImageServiceServer.
     #[async_trait]
     pub trait ImageService: std::marker::Send + std::marker::Sync + 'static {
-        /// Server streaming response type for the List method.
-        type ListStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    super::ImageServiceListResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
         /// A O R.
         async fn list(
             &self,
             request: tonic::Request<super::ImageServiceListRequest>,
-        ) -> std::result::Result<tonic::Response<Self::ListStream>, tonic::Status>;
-        /// Server streaming response type for the Pull method.
-        type PullStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    super::ImageServicePullResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::ImageServiceListResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O. The last message has the name by digest.
         async fn pull(
             &self,
             request: tonic::Request<super::ImageServicePullRequest>,
-        ) -> std::result::Result<tonic::Response<Self::PullStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::ImageServicePullResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. `containerd` first, then chunks of a tar.
         async fn import(
             &self,
@@ -2447,12 +2434,16 @@ pub mod image_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ImageServiceImportResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A.
         async fn remove(
             &self,
             request: tonic::Request<super::ImageServiceRemoveRequest>,
-        ) -> std::result::Result<tonic::Response<()>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R, and the image verifier.
         async fn verify(
             &self,
@@ -2460,7 +2451,9 @@ pub mod image_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ImageServiceVerifyResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     /// Since 1.13.
     #[derive(Debug)]
@@ -2548,7 +2541,7 @@ pub mod image_service_server {
                         super::ImageServiceListRequest,
                     > for ListSvc<T> {
                         type Response = super::ImageServiceListResponse;
-                        type ResponseStream = T::ListStream;
+                        type ResponseStream = BoxStream<super::ImageServiceListResponse>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -2595,7 +2588,7 @@ pub mod image_service_server {
                         super::ImageServicePullRequest,
                     > for PullSvc<T> {
                         type Response = super::ImageServicePullResponse;
-                        type ResponseStream = T::PullStream;
+                        type ResponseStream = BoxStream<super::ImageServicePullResponse>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -3014,34 +3007,26 @@ pub mod lifecycle_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with LifecycleServiceServer.
     #[async_trait]
     pub trait LifecycleService: std::marker::Send + std::marker::Sync + 'static {
-        /// Server streaming response type for the Install method.
-        type InstallStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    super::LifecycleServiceInstallResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
         /// A. AlreadyExists when the node is installed.
         async fn install(
             &self,
             request: tonic::Request<super::LifecycleServiceInstallRequest>,
-        ) -> std::result::Result<tonic::Response<Self::InstallStream>, tonic::Status>;
-        /// Server streaming response type for the Upgrade method.
-        type UpgradeStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    super::LifecycleServiceUpgradeResponse,
-                    tonic::Status,
-                >,
-            >
-            + std::marker::Send
-            + 'static;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::LifecycleServiceInstallResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. The image must have been pulled into the same containerd before.
         async fn upgrade(
             &self,
             request: tonic::Request<super::LifecycleServiceUpgradeRequest>,
-        ) -> std::result::Result<tonic::Response<Self::UpgradeStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::LifecycleServiceUpgradeResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     /// Writes a system to disk while everything keeps running. Does not reboot, drain or look at etcd.
     #[derive(Debug)]
@@ -3129,7 +3114,9 @@ pub mod lifecycle_service_server {
                         super::LifecycleServiceInstallRequest,
                     > for InstallSvc<T> {
                         type Response = super::LifecycleServiceInstallResponse;
-                        type ResponseStream = T::InstallStream;
+                        type ResponseStream = BoxStream<
+                            super::LifecycleServiceInstallResponse,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -3178,7 +3165,9 @@ pub mod lifecycle_service_server {
                         super::LifecycleServiceUpgradeRequest,
                     > for UpgradeSvc<T> {
                         type Response = super::LifecycleServiceUpgradeResponse;
-                        type ResponseStream = T::UpgradeStream;
+                        type ResponseStream = BoxStream<
+                            super::LifecycleServiceUpgradeResponse,
+                        >;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -5287,7 +5276,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ApplyConfigurationResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. Starts the first etcd member. AlreadyExists when etcd has data.
         async fn bootstrap(
             &self,
@@ -5295,7 +5286,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::BootstrapResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn containers(
             &self,
@@ -5303,18 +5296,19 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ContainersResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the Copy method.
-        type CopyStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::super::common::Data, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. One tar.gz of everything below a path.
         async fn copy(
             &self,
             request: tonic::Request<super::CopyRequest>,
-        ) -> std::result::Result<tonic::Response<Self::CopyStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::super::common::Data>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn cpu_freq_stats(
             &self,
@@ -5322,12 +5316,19 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::CpuFreqStatsResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn cpu_info(
             &self,
             request: tonic::Request<()>,
-        ) -> std::result::Result<tonic::Response<super::CpuInfoResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::CpuInfoResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn disk_stats(
             &self,
@@ -5335,29 +5336,29 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::DiskStatsResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the DiskUsage method.
-        type DiskUsageStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::DiskUsageInfo, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn disk_usage(
             &self,
             request: tonic::Request<super::DiskUsageRequest>,
-        ) -> std::result::Result<tonic::Response<Self::DiskUsageStream>, tonic::Status>;
-        /// Server streaming response type for the Dmesg method.
-        type DmesgStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::super::common::Data, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::DiskUsageInfo>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R. One message per kernel record.
         async fn dmesg(
             &self,
             request: tonic::Request<super::DmesgRequest>,
-        ) -> std::result::Result<tonic::Response<Self::DmesgStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::super::common::Data>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O. Clears the alarms of all members.
         async fn etcd_alarm_disarm(
             &self,
@@ -5365,7 +5366,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdAlarmDisarmResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R B.
         async fn etcd_alarm_list(
             &self,
@@ -5373,7 +5376,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdAlarmListResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O. Blocks the member while it runs.
         async fn etcd_defragment(
             &self,
@@ -5381,7 +5386,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdDefragmentResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A.
         async fn etcd_downgrade_cancel(
             &self,
@@ -5389,7 +5396,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdDowngradeCancelResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A.
         async fn etcd_downgrade_enable(
             &self,
@@ -5397,7 +5406,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdDowngradeEnableResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A.
         async fn etcd_downgrade_validate(
             &self,
@@ -5405,7 +5416,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdDowngradeValidateResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. Hands the lead to the first other member, healthy or not.
         async fn etcd_forfeit_leadership(
             &self,
@@ -5413,7 +5426,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdForfeitLeadershipResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. Removes the member of this node and deletes its data. May take more than five minutes.
         async fn etcd_leave_cluster(
             &self,
@@ -5421,7 +5436,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdLeaveClusterResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R B.
         async fn etcd_member_list(
             &self,
@@ -5429,7 +5446,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdMemberListResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. Uploads a snapshot, to be used by the Bootstrap that follows on the same node.
         async fn etcd_recover(
             &self,
@@ -5437,7 +5456,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdRecoverResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A.
         async fn etcd_remove_member_by_id(
             &self,
@@ -5445,21 +5466,19 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdRemoveMemberByIdResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the EtcdSnapshot method.
-        type EtcdSnapshotStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::super::common::Data, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O B. The database followed by the SHA-256 of it.
         async fn etcd_snapshot(
             &self,
             request: tonic::Request<super::EtcdSnapshotRequest>,
         ) -> std::result::Result<
-            tonic::Response<Self::EtcdSnapshotStream>,
+            tonic::Response<BoxStream<super::super::common::Data>>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R B. The member of this node.
         async fn etcd_status(
             &self,
@@ -5467,18 +5486,19 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::EtcdStatusResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the Events method.
-        type EventsStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::Event, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R. The first message is empty and says that the stream is live.
         async fn events(
             &self,
             request: tonic::Request<super::EventsRequest>,
-        ) -> std::result::Result<tonic::Response<Self::EventsStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::Event>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. A new talosconfig, from a control plane node.
         async fn generate_client_configuration(
             &self,
@@ -5486,7 +5506,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::GenerateClientConfigurationResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn hostname(
             &self,
@@ -5494,18 +5516,19 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::HostnameResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the ImageList method.
-        type ImageListStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::ImageListResponse, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R. Deprecated since 1.13.
         async fn image_list(
             &self,
             request: tonic::Request<super::ImageListRequest>,
-        ) -> std::result::Result<tonic::Response<Self::ImageListStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::ImageListResponse>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O. Deprecated since 1.13.
         async fn image_pull(
             &self,
@@ -5513,45 +5536,49 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ImagePullResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the Kubeconfig method.
-        type KubeconfigStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::super::common::Data, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. A tar.gz with one file, from a control plane node.
         async fn kubeconfig(
             &self,
             request: tonic::Request<()>,
-        ) -> std::result::Result<tonic::Response<Self::KubeconfigStream>, tonic::Status>;
-        /// Server streaming response type for the List method.
-        type ListStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::FileInfo, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::super::common::Data>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R. Files below a path.
         async fn list(
             &self,
             request: tonic::Request<super::ListRequest>,
-        ) -> std::result::Result<tonic::Response<Self::ListStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::FileInfo>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn load_avg(
             &self,
             request: tonic::Request<()>,
-        ) -> std::result::Result<tonic::Response<super::LoadAvgResponse>, tonic::Status>;
-        /// Server streaming response type for the Logs method.
-        type LogsStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::super::common::Data, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        ) -> std::result::Result<
+            tonic::Response<super::LoadAvgResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn logs(
             &self,
             request: tonic::Request<super::LogsRequest>,
-        ) -> std::result::Result<tonic::Response<Self::LogsStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::super::common::Data>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R. Ids for which Logs has something.
         async fn logs_containers(
             &self,
@@ -5559,12 +5586,16 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::LogsContainersResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn memory(
             &self,
             request: tonic::Request<()>,
-        ) -> std::result::Result<tonic::Response<super::MemoryResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::MemoryResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A M.
         async fn meta_delete(
             &self,
@@ -5572,7 +5603,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::MetaDeleteResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A M.
         async fn meta_write(
             &self,
@@ -5580,17 +5613,26 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::MetaWriteResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn mounts(
             &self,
             request: tonic::Request<()>,
-        ) -> std::result::Result<tonic::Response<super::MountsResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::MountsResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn netstat(
             &self,
             request: tonic::Request<super::NetstatRequest>,
-        ) -> std::result::Result<tonic::Response<super::NetstatResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::NetstatResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn network_device_stats(
             &self,
@@ -5598,21 +5640,19 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::NetworkDeviceStatsResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the PacketCapture method.
-        type PacketCaptureStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::super::common::Data, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O. A pcap stream.
         async fn packet_capture(
             &self,
             request: tonic::Request<super::PacketCaptureRequest>,
         ) -> std::result::Result<
-            tonic::Response<Self::PacketCaptureStream>,
+            tonic::Response<BoxStream<super::super::common::Data>>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn processes(
             &self,
@@ -5620,33 +5660,43 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ProcessesResponse>,
             tonic::Status,
-        >;
-        /// Server streaming response type for the Read method.
-        type ReadStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::super::common::Data, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. One regular file.
         async fn read(
             &self,
             request: tonic::Request<super::ReadRequest>,
-        ) -> std::result::Result<tonic::Response<Self::ReadStream>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::super::common::Data>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O. Accepted is not started, and nothing is checked or drained first.
         async fn reboot(
             &self,
             request: tonic::Request<super::RebootRequest>,
-        ) -> std::result::Result<tonic::Response<super::RebootResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::RebootResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A.
         async fn reset(
             &self,
             request: tonic::Request<super::ResetRequest>,
-        ) -> std::result::Result<tonic::Response<super::ResetResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::ResetResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O. Restarts a container.
         async fn restart(
             &self,
             request: tonic::Request<super::RestartRequest>,
-        ) -> std::result::Result<tonic::Response<super::RestartResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::RestartResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. Boots the other entry at once.
         async fn rollback(
             &self,
@@ -5654,7 +5704,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::RollbackResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn service_list(
             &self,
@@ -5662,7 +5714,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ServiceListResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O. Extension services and kubelet only.
         async fn service_restart(
             &self,
@@ -5670,7 +5724,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ServiceRestartResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O.
         async fn service_start(
             &self,
@@ -5678,7 +5734,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ServiceStartResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O.
         async fn service_stop(
             &self,
@@ -5686,7 +5744,9 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ServiceStopResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O.
         async fn shutdown(
             &self,
@@ -5694,12 +5754,16 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::ShutdownResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn stats(
             &self,
             request: tonic::Request<super::StatsRequest>,
-        ) -> std::result::Result<tonic::Response<super::StatsResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::StatsResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn system_stat(
             &self,
@@ -5707,17 +5771,29 @@ pub mod machine_service_server {
         ) -> std::result::Result<
             tonic::Response<super::SystemStatResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A. The upgrade of 1.12 and before, deprecated since 1.13.
         async fn upgrade(
             &self,
             request: tonic::Request<super::UpgradeRequest>,
-        ) -> std::result::Result<tonic::Response<super::UpgradeResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::UpgradeResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// A O R.
         async fn version(
             &self,
             request: tonic::Request<()>,
-        ) -> std::result::Result<tonic::Response<super::VersionResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::VersionResponse>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     /// Roles: A admin, O operator, R reader, B etcd backup, M meta writer. An admin may call everything.
     #[derive(Debug)]
@@ -5940,7 +6016,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::CopyRequest>
                     for CopySvc<T> {
                         type Response = super::super::common::Data;
-                        type ResponseStream = T::CopyStream;
+                        type ResponseStream = BoxStream<super::super::common::Data>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -6106,7 +6182,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::DiskUsageRequest>
                     for DiskUsageSvc<T> {
                         type Response = super::DiskUsageInfo;
-                        type ResponseStream = T::DiskUsageStream;
+                        type ResponseStream = BoxStream<super::DiskUsageInfo>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -6152,7 +6228,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::DmesgRequest>
                     for DmesgSvc<T> {
                         type Response = super::super::common::Data;
-                        type ResponseStream = T::DmesgStream;
+                        type ResponseStream = BoxStream<super::super::common::Data>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -6700,7 +6776,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::EtcdSnapshotRequest>
                     for EtcdSnapshotSvc<T> {
                         type Response = super::super::common::Data;
-                        type ResponseStream = T::EtcdSnapshotStream;
+                        type ResponseStream = BoxStream<super::super::common::Data>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -6786,7 +6862,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::EventsRequest>
                     for EventsSvc<T> {
                         type Response = super::Event;
-                        type ResponseStream = T::EventsStream;
+                        type ResponseStream = BoxStream<super::Event>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -6924,7 +7000,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::ImageListRequest>
                     for ImageListSvc<T> {
                         type Response = super::ImageListResponse;
-                        type ResponseStream = T::ImageListStream;
+                        type ResponseStream = BoxStream<super::ImageListResponse>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -7013,7 +7089,7 @@ pub mod machine_service_server {
                     impl<T: MachineService> tonic::server::ServerStreamingService<()>
                     for KubeconfigSvc<T> {
                         type Response = super::super::common::Data;
-                        type ResponseStream = T::KubeconfigStream;
+                        type ResponseStream = BoxStream<super::super::common::Data>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -7056,7 +7132,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::ListRequest>
                     for ListSvc<T> {
                         type Response = super::FileInfo;
-                        type ResponseStream = T::ListStream;
+                        type ResponseStream = BoxStream<super::FileInfo>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -7142,7 +7218,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::LogsRequest>
                     for LogsSvc<T> {
                         type Response = super::super::common::Data;
-                        type ResponseStream = T::LogsStream;
+                        type ResponseStream = BoxStream<super::super::common::Data>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -7485,7 +7561,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::PacketCaptureRequest>
                     for PacketCaptureSvc<T> {
                         type Response = super::super::common::Data;
-                        type ResponseStream = T::PacketCaptureStream;
+                        type ResponseStream = BoxStream<super::super::common::Data>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
@@ -7571,7 +7647,7 @@ pub mod machine_service_server {
                     > tonic::server::ServerStreamingService<super::ReadRequest>
                     for ReadSvc<T> {
                         type Response = super::super::common::Data;
-                        type ResponseStream = T::ReadStream;
+                        type ResponseStream = BoxStream<super::super::common::Data>;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,

@@ -305,7 +305,9 @@ pub mod storage_service_server {
         async fn disks(
             &self,
             request: tonic::Request<()>,
-        ) -> std::result::Result<tonic::Response<super::DisksResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<super::DisksResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
         /// Destroys what is on block devices that no volume uses. Works in maintenance mode too.
         async fn block_device_wipe(
             &self,
@@ -313,7 +315,9 @@ pub mod storage_service_server {
         ) -> std::result::Result<
             tonic::Response<super::BlockDeviceWipeResponse>,
             tonic::Status,
-        >;
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
     }
     #[derive(Debug)]
     pub struct StorageServiceServer<T> {
