@@ -3,15 +3,19 @@
 //! Text from a node is not trusted: control characters could drive the terminal. `escape` makes them visible.
 //! A reader that closes its end of a pipe has seen enough: that is success, not an error.
 
+mod bytes;
 mod escape;
 mod table;
+mod time;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use serde::Serialize;
 
+pub use bytes::bytes;
 pub use escape::{escape, escape_lines};
 pub use table::Table;
+pub use time::{age, rfc3339};
 
 /// In which form data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -66,11 +70,8 @@ impl Output {
         match self.format {
             Format::Json => self.json(&rows),
             Format::Text => {
-                let mut table = Table::new(columns);
-                for row in rows {
-                    table.row(cells(row));
-                }
-                self.raw(table.to_string().as_bytes())
+                let head = std::iter::once(columns.map(str::to_owned));
+                self.raw(Table::default().lines(head.chain(rows.iter().map(cells))).as_bytes())
             }
         }
     }
@@ -97,6 +98,18 @@ impl Output {
         let mut text = serde_json::to_vec(value)?;
         text.push(b'\n');
         self.raw(&text)
+    }
+
+    /// Prints bytes that a node sent: as they are, but for a terminal with control characters made visible.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing.
+    pub fn foreign(self, bytes: &[u8]) -> io::Result<()> {
+        match io::stdout().is_terminal() {
+            true => self.raw(escape_lines(&String::from_utf8_lossy(bytes)).as_bytes()),
+            false => self.raw(bytes),
+        }
     }
 
     /// Prints bytes as they are.

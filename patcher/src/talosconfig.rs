@@ -30,7 +30,7 @@ pub struct TalosConfig {
 }
 
 /// One context, decoded: everything that is needed to talk to a cluster.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Context {
     /// Its name in the file.
     pub name: String,
@@ -226,6 +226,15 @@ impl TalosConfig {
     pub fn addresses(&self, name: &str) -> Option<(Vec<String>, Vec<String>)> {
         let context = self.contexts()?.get(name)?;
         Some((strings(context.get("endpoints")), strings(context.get("nodes"))))
+    }
+
+    /// The `proxy-url` of a context, or of the current one, as it is written there.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such context.
+    pub fn proxy_url(&self, name: Option<&str>) -> Result<Option<&str>, TalosConfigError> {
+        Ok(self.find(name)?.1.get("proxy-url").and_then(Value::as_str))
     }
 
     /// Decodes the context `name`, or the current one.

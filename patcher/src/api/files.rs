@@ -19,7 +19,7 @@ const MAX_KUBECONFIG_BYTES: u64 = 1 << 20;
 #[non_exhaustive]
 pub enum KubeconfigError {
     /// The call failed.
-    #[error(transparent)]
+    #[error("failed to get the kubeconfig")]
     Api(#[from] ApiError),
     /// The archive cannot be read.
     #[error("the archive with the kubeconfig is damaged")]

@@ -1,7 +1,14 @@
 //! ichorctl against gRPC servers in this process, with certificates as Talos makes them.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod access;
+mod apid;
+mod cluster;
+mod config;
+mod etcd;
+mod get;
 mod node;
 mod pki;
+mod read;
 mod server;
 mod transport;

@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use crate::apid::Apid;
 use crate::node::Node;
 
 /// A running server. Dropping it cuts its connections and closes its port.
@@ -33,18 +34,18 @@ type Sockets = Arc<Mutex<Vec<std::net::TcpStream>>>;
 impl Server {
     pub(crate) async fn start(tls: Arc<ServerConfig>, node: Arc<Node>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::start_on(listener, tls, node)
+        Self::start_on(listener, tls, Apid::of_one(node))
     }
 
-    pub(crate) fn start_on(listener: TcpListener, tls: Arc<ServerConfig>, node: Arc<Node>) -> Self {
+    pub(crate) fn start_on(listener: TcpListener, tls: Arc<ServerConfig>, apid: Arc<Apid>) -> Self {
         let address = listener.local_addr().unwrap();
         let (ready, incoming) = mpsc::channel(16);
         let sockets = Sockets::default();
         let accept = tokio::spawn(accept(listener, TlsAcceptor::from(tls), ready, sockets.clone()));
         let serve = tonic::transport::Server::builder()
-            .add_service(MachineServiceServer::from_arc(node.clone()))
-            .add_service(ClusterServiceServer::from_arc(node.clone()))
-            .add_service(StateServer::from_arc(node))
+            .add_service(MachineServiceServer::from_arc(apid.clone()))
+            .add_service(ClusterServiceServer::from_arc(apid.clone()))
+            .add_service(StateServer::from_arc(apid))
             .serve_with_incoming(ReceiverStream::new(incoming));
         let serve = tokio::spawn(async move { serve.await.unwrap() });
         Self { address, tasks: vec![accept, serve], sockets }

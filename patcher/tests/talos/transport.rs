@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Status;
 
+use crate::apid::Apid;
 use crate::node::{Node, Script};
 use crate::pki::{self, Pki};
 use crate::server::Server;
@@ -188,7 +189,7 @@ async fn a_node_that_comes_back_is_connected_again() {
     assert!(error.cause.is_transient(), "{error:?}");
 
     let listener = TcpListener::bind(&address).await.unwrap();
-    let _server = Server::start_on(listener, pki.apid(&identity), Node::new(Script::default()));
+    let _server = Server::start_on(listener, pki.apid(&identity), Apid::of_one(Node::new(Script::default())));
     node.version().await.unwrap();
 }
 

@@ -1,0 +1,15 @@
+//! One file per command: flags in, calls, output.
+
+pub mod completion;
+pub mod config;
+pub mod connection;
+pub mod etcd;
+pub mod events;
+pub mod fleet;
+pub mod get;
+pub mod health;
+pub mod kubeconfig;
+pub mod logs;
+pub mod read;
+pub mod service;
+pub mod version;
