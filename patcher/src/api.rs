@@ -27,7 +27,7 @@ pub use error::{ApiError, Cause};
 pub use files::KubeconfigError;
 pub use service::LogSource;
 pub use stream::NodeStream;
-pub use version::{Capabilities, TalosLine, TalosVersion, VersionError};
+pub use version::{Capabilities, Support, TalosVersion, VersionError};
 
 use crate::talosconfig::BasicAuth;
 use crate::transport::{Dialer, Endpoint, EndpointError, Pool};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use crate::api::ApiError;
+use crate::config_update::UpdateError;
 use crate::output::{self, is_broken_pipe};
 
 /// Exit codes. They are part of the interface: scripts decide by them.
@@ -79,12 +80,12 @@ pub fn conclude(result: anyhow::Result<Exit>) -> Exit {
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let is = |check: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(check);
     if is(|cause| cause.is::<UsageError>()) {
-        Exit::Usage
-    } else if is(|cause| cause.is::<Refusal>()) {
-        Exit::Refused
-    } else {
-        Exit::Failed
+        return Exit::Usage;
     }
+    if is(|cause| cause.is::<Refusal>()) {
+        return Exit::Refused;
+    }
+    error.chain().find_map(|cause| cause.downcast_ref()).map_or(Exit::Failed, UpdateError::exit)
 }
 
 /// Prints an error with its causes, and what to do next where that is known.
@@ -98,7 +99,9 @@ pub fn explain(error: &anyhow::Error) {
 pub(crate) fn advice(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let from_call = cause.downcast_ref::<ApiError>().and_then(|error| error.cause.advice());
-        from_call.or_else(|| cause.downcast_ref::<Refusal>().and_then(|refusal| refusal.advice.clone()))
+        from_call
+            .or_else(|| cause.downcast_ref::<Refusal>().and_then(|refusal| refusal.advice.clone()))
+            .or_else(|| cause.downcast_ref().and_then(UpdateError::advice).map(str::to_owned))
     })
 }
 

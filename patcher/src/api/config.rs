@@ -9,7 +9,7 @@ use ichor_proto::talos::machine::{
 };
 
 use super::call::machine_service;
-use super::{ApiError, NodeClient, Resource};
+use super::{ApiError, Cause, NodeClient, Resource};
 
 /// Type of the resources that hold machine configs.
 const MACHINE_CONFIG: &str = "MachineConfigs.config.talos.dev";
@@ -39,7 +39,7 @@ impl NodeClient {
     ///
     /// # Errors
     ///
-    /// Those of every call. A config that the node does not take is [`super::Cause::Invalid`].
+    /// Those of every call. A config that the node does not take is [`Cause::Invalid`].
     pub async fn apply_configuration(
         &self,
         config: &[u8],
@@ -52,17 +52,26 @@ impl NodeClient {
             // A time that does not fit is left to the node, which takes a minute.
             try_mode_timeout: options.try_timeout.and_then(|timeout| timeout.try_into().ok()),
         };
-        self.one("ApplyConfiguration", message, |channel, request| async move {
+        let reply = self.one("ApplyConfiguration", message, |channel, request| async move {
             machine_service(channel).apply_configuration(request).await
-        })
-        .await
+        });
+        match reply.await {
+            Ok(mut reply) => {
+                reply.mode_details = without_diff(&reply.mode_details);
+                Ok(reply)
+            }
+            Err(ApiError { node, call, cause: Cause::Invalid(text) }) => {
+                Err(ApiError { node, call, cause: Cause::Invalid(without_diff(&text)) })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// One of the node's machine configs, byte for byte in [`Resource::machine_config`].
     ///
     /// # Errors
     ///
-    /// Those of every call; [`super::Cause::NotFound`] when the node has none yet.
+    /// Those of every call; [`Cause::NotFound`] when the node has none yet.
     pub async fn machine_config(&self, id: ConfigId) -> Result<Resource, ApiError> {
         let id = match id {
             ConfigId::Active => "v1alpha1",
@@ -87,5 +96,26 @@ impl NodeClient {
             machine_service(channel).generate_client_configuration(request).await
         })
         .await
+    }
+}
+
+/// Nodes add a diff of the configs to what they say, with every secret in it. Whoever wants one makes it here.
+fn without_diff(text: &str) -> String {
+    let starts = ["Config diff:", "\ndiff:", "\n@@", "\n---", "\n+", "\n-"];
+    let end = starts.iter().filter_map(|start| text.find(start)).min().unwrap_or(text.len());
+    text[..end].trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_says_is_cut_before_its_diff() {
+        let dry = "Dry run summary:\nApplied configuration without a reboot (skipped in dry-run).\nConfig diff:\n\n-a: secret\n";
+        let shown = "Dry run summary:\nApplied configuration without a reboot (skipped in dry-run).";
+        assert_eq!(without_diff(dry), shown);
+        assert_eq!(without_diff("can't be applied in immediate mode\ndiff:   x\n-  token"), "can't be applied in immediate mode");
+        assert_eq!(without_diff("unknown key: a - b\nsecond line"), "unknown key: a - b\nsecond line");
     }
 }

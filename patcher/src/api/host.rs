@@ -36,7 +36,7 @@ impl NodeClient {
     ///
     /// As [`NodeClient::talos_version`].
     pub async fn capabilities(&self) -> Result<Capabilities, ApiError> {
-        Ok(Capabilities::of(self.talos_version().await?.line()))
+        Ok(Capabilities::of(self.talos_version().await?))
     }
 
     /// The host name.

@@ -58,59 +58,34 @@ impl TalosVersion {
         self.patch == 0 && ["alpha", "beta", "rc"].iter().any(|kind| suffix.starts_with(kind))
     }
 
-    /// The line whose features can be counted on: a pre-release has those of the line before it.
-    pub fn line(&self) -> TalosLine {
-        let minor = if self.is_prerelease() { self.minor.saturating_sub(1) } else { self.minor };
-        match (self.major, minor) {
-            (1, 11) => TalosLine::V1_11,
-            (1, 12) => TalosLine::V1_12,
-            (1, 13) => TalosLine::V1_13,
-            (1, 14) => TalosLine::V1_14,
-            (1, 0..11) | (0, _) => TalosLine::Older,
-            _ => TalosLine::Newer,
-        }
+    /// The minor release whose features can be counted on: a pre-release has those of the one before it.
+    const fn features(&self, is_prerelease: bool) -> (u16, u16) {
+        (self.major, if is_prerelease { self.minor.saturating_sub(1) } else { self.minor })
     }
 }
 
-/// A minor release of Talos, as far as it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TalosLine {
-    /// Before 1.11: not supported.
-    Older,
-    /// 1.11: reads and config patching.
-    V1_11,
-    /// 1.12.
-    V1_12,
-    /// 1.13.
-    V1_13,
-    /// 1.14.
-    V1_14,
-    /// After 1.14: reads, and changes only when the user insists.
-    Newer,
-}
-
-impl fmt::Display for TalosLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Older => "older than 1.11",
-            Self::V1_11 => "1.11",
-            Self::V1_12 => "1.12",
-            Self::V1_13 => "1.13",
-            Self::V1_14 => "1.14",
-            Self::Newer => "newer than 1.14",
-        })
-    }
-}
-
-/// What a node can do, from the line of its version. Decided per node: clusters are mixed while they are upgraded.
+/// How much of a version of Talos is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Before 1.11: nothing is promised.
+    TooOld,
+    /// 1.11: reads and changes of the config.
+    ConfigOnly,
+    /// 1.12 to 1.14.
+    Full,
+    /// After 1.14: reads, and changes only when the user insists.
+    Unknown,
+}
+
+/// What a node can do, from its version. Decided per node: clusters are mixed while they are upgraded.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The line.
-    pub line: TalosLine,
+    /// The version.
+    pub version: TalosVersion,
+    /// How much of it is known.
+    pub support: Support,
     /// `LifecycleService` and `ImageService` are there.
     pub lifecycle_service: bool,
-    /// `MachineService.Upgrade` checks etcd; without [`Capabilities::lifecycle_service`] it is the only way.
-    pub legacy_upgrade: bool,
     /// ApplyConfiguration takes the mode REBOOT.
     pub apply_reboot: bool,
     /// ApplyConfiguration with the mode AUTO may reboot the node.
@@ -123,25 +98,29 @@ pub struct Capabilities {
     pub boot_id_resource: bool,
     /// The maintenance service answers what a reader may ask.
     pub maintenance_reads: bool,
-    /// What ichorctl knows of it is complete enough to change it unasked.
-    pub known: bool,
 }
 
 impl Capabilities {
-    /// What nodes of `line` can do. A newer one is taken for the newest that is known.
-    pub fn of(line: TalosLine) -> Self {
-        use TalosLine::{Newer, Older, V1_12, V1_13, V1_14};
+    /// What nodes of this version can do. A newer one is taken for the newest that is known.
+    pub fn of(version: TalosVersion) -> Self {
+        let features = version.features(version.is_prerelease());
+        let since = |minor| features >= (1, minor);
+        let support = match features {
+            (0, _) | (1, 0..11) => Support::TooOld,
+            (1, 11) => Support::ConfigOnly,
+            (1, 12..=14) => Support::Full,
+            _ => Support::Unknown,
+        };
         Self {
-            line,
-            lifecycle_service: line >= V1_13,
-            legacy_upgrade: line < Newer,
-            apply_reboot: line < V1_14,
-            auto_may_reboot: line < V1_14,
-            apply_is_exclusive: line >= V1_13,
-            reboot_force: line >= V1_12,
-            boot_id_resource: line >= V1_14,
-            maintenance_reads: line >= V1_13,
-            known: line > Older && line < Newer,
+            support,
+            lifecycle_service: since(13),
+            apply_reboot: !since(14),
+            auto_may_reboot: !since(14),
+            apply_is_exclusive: since(13),
+            reboot_force: since(12),
+            boot_id_resource: since(14),
+            maintenance_reads: since(13),
+            version,
         }
     }
 }
@@ -152,21 +131,23 @@ mod tests {
 
     #[test]
     fn versions_are_read_leniently() {
-        for (text, shown, line) in [
-            ("v1.13.9", "v1.13.9", TalosLine::V1_13),
-            ("1.14", "v1.14.0", TalosLine::V1_14),
-            ("v1.14.0-rc.1", "v1.14.0-rc.1", TalosLine::V1_13),
-            ("v1.13.0-alpha.2-7-gdeadbee-dirty", "v1.13.0-alpha.2-7-gdeadbee-dirty", TalosLine::V1_12),
-            ("v1.13.2-5-gdeadbee", "v1.13.2-5-gdeadbee", TalosLine::V1_13),
-            ("v1.12.1+build", "v1.12.1", TalosLine::V1_12),
-            ("v1.15.0", "v1.15.0", TalosLine::Newer),
-            ("v1.15.0-alpha.0", "v1.15.0-alpha.0", TalosLine::V1_14),
-            ("v2.0.0", "v2.0.0", TalosLine::Newer),
-            ("v1.10.9", "v1.10.9", TalosLine::Older),
-            ("v1.11.0-beta.0", "v1.11.0-beta.0", TalosLine::Older),
+        for (text, shown, support) in [
+            ("v1.13.9", "v1.13.9", Support::Full),
+            ("1.14", "v1.14.0", Support::Full),
+            ("v1.14.0-rc.1", "v1.14.0-rc.1", Support::Full),
+            ("v1.12.0-alpha.2-7-gdeadbee-dirty", "v1.12.0-alpha.2-7-gdeadbee-dirty", Support::ConfigOnly),
+            ("v1.12.2-5-gdeadbee", "v1.12.2-5-gdeadbee", Support::Full),
+            ("v1.12.1+build", "v1.12.1", Support::Full),
+            ("v1.15.0", "v1.15.0", Support::Unknown),
+            ("v1.15.0-alpha.0", "v1.15.0-alpha.0", Support::Full),
+            ("v2.0.0", "v2.0.0", Support::Unknown),
+            ("v1.10.9", "v1.10.9", Support::TooOld),
+            ("v1.11.0-beta.0", "v1.11.0-beta.0", Support::TooOld),
+            ("v0.14.0", "v0.14.0", Support::TooOld),
         ] {
             let version: TalosVersion = text.parse().unwrap();
-            assert_eq!((version.to_string().as_str(), version.line()), (shown, line), "{text}");
+            assert_eq!(version.to_string(), shown);
+            assert_eq!(Capabilities::of(version).support, support, "{text}");
         }
         for text in ["", "v1", "latest", "v1.x.0", "v1.2.3.4", "v99999.1.1"] {
             assert!(text.parse::<TalosVersion>().is_err(), "{text}");
@@ -174,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_follow_the_line() {
-        let of = Capabilities::of;
-        assert!(!of(TalosLine::V1_12).lifecycle_service && of(TalosLine::V1_13).lifecycle_service);
-        assert!(of(TalosLine::V1_13).auto_may_reboot && !of(TalosLine::V1_14).auto_may_reboot);
-        assert!(!of(TalosLine::V1_13).boot_id_resource && of(TalosLine::Newer).boot_id_resource);
-        assert!(of(TalosLine::V1_11).known && !of(TalosLine::Newer).known && !of(TalosLine::Older).known);
+    fn capabilities_follow_the_version() {
+        let of = |text: &str| Capabilities::of(text.parse().unwrap());
+        assert!(!of("v1.12.9").lifecycle_service && of("v1.13.0").lifecycle_service);
+        assert!(!of("v1.13.0-rc.0").lifecycle_service, "a pre-release may be from before the feature");
+        assert!(of("v1.13.9").auto_may_reboot && !of("v1.14.0").auto_may_reboot);
+        assert!(!of("v1.13.9").boot_id_resource && of("v1.15.0").boot_id_resource);
     }
 }
