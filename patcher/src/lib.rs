@@ -16,3 +16,5 @@ pub mod output;
 pub mod snapshot;
 pub mod talosconfig;
 pub mod transport;
+//! The operator's tool of the Ichor mesh, as a library: what the commands do, apart from the terminal.
+pub mod machine;

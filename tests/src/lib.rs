@@ -3,3 +3,7 @@
 pub mod netns;
 pub mod probe;
 pub mod sim;
+//! What the tests of several crates share.
+pub mod oracle;
+pub mod random;
+pub mod yaml_text;
