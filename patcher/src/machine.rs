@@ -9,6 +9,7 @@ pub mod document;
 pub mod node;
 pub mod parse;
 pub mod scalar;
+mod scan;
 
 pub use document::{DocumentId, MachineConfig};
 pub use node::{Document, Kind, Node, NodeId, Style};

@@ -13,15 +13,16 @@ const PIECES: &[&str] = &[
     ",", "k: ]", "0: 1", "? [a]\n: b", "? {a: b}\n: c", "k: !!binary aGk=", "k: !<tag:yaml.org,2002:str> 1",
     "k: ! 12", "\"k\": v", "'k': v", "k: &x", "k: &x\n  a: *x", "&k a: b", "*k : v", "k: *", "k: &", "k: !",
     "\u{feff}a: 1", "k: \u{85}x", "k: a\u{2028}b", "k: \u{7f}", "k: \u{1}", "a: |\n\n  x\n y", "- |\n x\n- y",
-    "<<: [*a, *b]", "<< : 1", "\"<<\": 1", "k: <<", "a:\n- x\n- y", "a:\n  - x\n - y", "a: 1\n b: 2", " a: 1\nb: 2",
+    "<<: [*a, *b]", "<< : 1", "\"<<\": 1", "k: <<", "a: [?x, b]", "a: {?x: 1}", "a: [:x]", "a: {b:c, d:,e: f}", "a: [b:,c]", "&a.b x: 1", "k: *a.b", "k: !x,y z", "[!x, a]",
+    "a:\n- x\n- y", "a:\n  - x\n - y", "a: 1\n b: 2", " a: 1\nb: 2",
 ];
 
 /// A text made of a few pieces, joined and then perhaps damaged.
 pub fn text(random: &mut Random) -> Vec<u8> {
     let mut out = String::new();
     let newline = if random.chance(1, 8) { "\r\n" } else { "\n" };
-    for _ in 0..=random.below(5) {
-        let indent = if random.chance(1, 3) { " ".repeat(random.below(5)) } else { String::new() };
+    for _ in 0..=random.below(4) {
+        let indent = if random.chance(1, 6) { " ".repeat(random.below(5)) } else { String::new() };
         for line in random.pick(PIECES).split('\n') {
             out.push_str(&indent);
             out.push_str(line);
@@ -32,7 +33,7 @@ pub fn text(random: &mut Random) -> Vec<u8> {
         out.truncate(out.trim_end().len());
     }
     let mut bytes = out.into_bytes();
-    for _ in 0..random.below(3) {
+    for _ in 0..random.below(4).saturating_sub(1) {
         let at = random.below(bytes.len());
         match random.below(4) {
             0 if !bytes.is_empty() => {

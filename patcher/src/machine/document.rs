@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::node::{Document, Kind, NodeId};
 use super::parse::{ParseError, parse};
+use super::scalar::Dialect;
 
 /// What tells one document of a machine config from another.
 ///
@@ -96,8 +97,8 @@ impl MachineConfig {
     ///
     /// # Errors
     /// When it is not YAML, or exceeds a bound of [`super::parse`].
-    pub fn parse(text: &[u8]) -> Result<Self, ParseError> {
-        let parsed = parse(text)?;
+    pub fn parse(text: &[u8], dialect: Dialect) -> Result<Self, ParseError> {
+        let parsed = parse(text, dialect)?;
         let text = String::from_utf8_lossy(text).into_owned();
         let ends: Vec<usize> = parsed.iter().skip(1).map(|next| next.start).chain([text.len()]).collect();
         let mut parts = Vec::with_capacity(parsed.len());

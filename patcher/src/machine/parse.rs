@@ -1,11 +1,13 @@
 //! From text to trees, with bounds on everything that a hostile text could grow.
 
 use std::collections::HashMap;
+use std::str;
 
-use libyaml_safer::{Event, EventData, Mark, MappingStyle, Parser, ScalarStyle, SequenceStyle};
 use thiserror::Error;
 
 use super::node::{Document, Kind, Node, NodeId, Style};
+use super::scalar::Dialect;
+use super::scan::{Mark, Scanner, Token, TokenKind, problem};
 
 /// Longest text that is parsed, in bytes. Real machine configs stay below 1 MB.
 pub const MAX_BYTES: usize = 8 << 20;
@@ -18,21 +20,6 @@ pub const MAX_DEPTH: usize = 200;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ParseError {
-    /// More than [`MAX_BYTES`].
-    #[error("text of {size} bytes is larger than the limit of {MAX_BYTES} bytes")]
-    TooLarge {
-        /// Its size in bytes.
-        size: usize,
-    },
-    /// More than [`MAX_NODES`].
-    #[error("more than {MAX_NODES} values")]
-    TooManyNodes,
-    /// Nested deeper than [`MAX_DEPTH`].
-    #[error("line {line}: nested deeper than {MAX_DEPTH} levels")]
-    TooDeep {
-        /// Where the limit was passed.
-        line: usize,
-    },
     /// Bytes that are no text.
     #[error("not UTF-8 text: invalid byte at offset {offset}")]
     NotUtf8 {
@@ -44,9 +31,24 @@ pub enum ParseError {
     Syntax {
         /// Line, from 1.
         line: usize,
-        /// What the parser says.
+        /// What is wrong, in the words of libyaml.
         problem: &'static str,
     },
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("line {line}: nested deeper than {MAX_DEPTH} levels")]
+    TooDeep {
+        /// Where the limit was passed.
+        line: usize,
+    },
+    /// More than [`MAX_BYTES`].
+    #[error("text of {size} bytes is larger than the limit of {MAX_BYTES} bytes")]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+    },
+    /// More than [`MAX_NODES`].
+    #[error("more than {MAX_NODES} values")]
+    TooManyNodes,
     /// `*name` without a `&name` before it.
     #[error("line {line}: unknown anchor '{name}' referenced")]
     UnknownAnchor {
@@ -74,7 +76,7 @@ impl ParseError {
 pub struct Parsed {
     /// The tree.
     pub tree: Document,
-    /// Byte offset where the document starts: its `---` line, or its content when there is none.
+    /// Byte offset of its `---`, of its directives when it has some, or of its content.
     pub start: usize,
     /// Whether a `---` was written.
     pub explicit_start: bool,
@@ -84,188 +86,438 @@ pub struct Parsed {
 ///
 /// # Errors
 /// When the text is not YAML or exceeds a bound; nothing is returned of a text that is broken further down.
-pub fn parse(text: &[u8]) -> Result<Vec<Parsed>, ParseError> {
+pub fn parse(text: &[u8], dialect: Dialect) -> Result<Vec<Parsed>, ParseError> {
     if text.len() > MAX_BYTES {
         return Err(ParseError::TooLarge { size: text.len() });
     }
-    if let Err(source) = std::str::from_utf8(text) {
-        return Err(ParseError::NotUtf8 { offset: source.valid_up_to() });
+    let text = str::from_utf8(text).map_err(|source| ParseError::NotUtf8 { offset: source.valid_up_to() })?;
+    check_characters(text, dialect)?;
+    let mut parser = Parser {
+        scanner: Scanner::new(text, dialect),
+        dialect,
+        nodes: Vec::new(),
+        total: 0,
+        anchors: HashMap::new(),
+        handles: HashMap::new(),
+        depth: 0,
+    };
+    let mut documents = Vec::new();
+    while let Some(document) = parser.document(documents.is_empty())? {
+        documents.push(document);
     }
-    let mut parser = Parser::<&mut &[u8]>::new();
-    let mut input = text;
-    parser.set_input_string(&mut input);
-    let mut builder = Builder::default();
-    loop {
-        let event = parser.parse().map_err(|error| syntax(&error))?;
-        if matches!(event.data, EventData::StreamEnd) {
-            return Ok(builder.documents);
+    Ok(documents)
+}
+
+/// Control characters have no place in YAML, not even in a comment.
+fn check_characters(text: &str, dialect: Dialect) -> Result<(), ParseError> {
+    let delete = !matches!(dialect, Dialect::V3 | Dialect::V4Rc3);
+    let bad = |c: char| match c {
+        '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' => false,
+        '\u{7f}' => !delete,
+        '\u{feff}' | '\u{fffe}' | '\u{ffff}' => c != '\u{feff}',
+        c => c < '\u{a0}',
+    };
+    match text.char_indices().find(|(_, c)| bad(*c)) {
+        None => Ok(()),
+        Some((offset, _)) => {
+            let line = text[..offset].bytes().filter(|byte| *byte == b'\n').count() + 1;
+            Err(ParseError::Syntax { line, problem: "control characters are not allowed" })
         }
-        builder.event(event)?;
     }
 }
 
-fn syntax(error: &libyaml_safer::Error) -> ParseError {
-    let line = error.problem_mark().map_or(0, |mark| line_of(&mark));
-    ParseError::Syntax { line, problem: error.problem() }
-}
-
-fn line_of(mark: &Mark) -> usize {
-    usize::try_from(mark.line).unwrap_or(usize::MAX).saturating_add(1)
-}
-
-fn offset(mark: &Mark) -> usize {
-    usize::try_from(mark.index).unwrap_or(usize::MAX)
-}
-
-#[derive(Default)]
-struct Builder {
-    documents: Vec<Parsed>,
+struct Parser<'a> {
+    scanner: Scanner<'a>,
+    dialect: Dialect,
     nodes: Vec<Node>,
     total: usize,
     anchors: HashMap<Box<str>, NodeId>,
-    open: Vec<Open>,
-    root: Option<NodeId>,
-    start: usize,
-    explicit_start: bool,
+    /// `%TAG` handles of the document.
+    handles: HashMap<String, String>,
+    depth: usize,
 }
 
-/// A collection whose end has not come yet.
-struct Open {
-    id: NodeId,
-    /// The key that waits for its value.
-    key: Option<NodeId>,
-}
-
-impl Builder {
-    fn event(&mut self, event: Event) -> Result<(), ParseError> {
-        let (start, end) = (event.start_mark, event.end_mark);
-        match event.data {
-            EventData::DocumentStart { implicit, .. } => {
-                self.start = offset(&start);
-                self.explicit_start = !implicit;
-            }
-            EventData::DocumentEnd { .. } => self.finish(),
-            EventData::Alias { anchor } => {
-                let Some(&target) = self.anchors.get(anchor.as_str()) else {
-                    return Err(ParseError::UnknownAnchor { line: line_of(&start), name: anchor });
-                };
-                let id = self.add(Kind::Alias(target), None, None, false, &start, &end)?;
-                self.attach(id);
-            }
-            EventData::Scalar { anchor, tag, value, style, .. } => {
-                let kind = Kind::Scalar { text: value.into_boxed_str(), style: scalar_style(style) };
-                let id = self.add(kind, tag, anchor, false, &start, &end)?;
-                self.attach(id);
-            }
-            EventData::SequenceStart { anchor, tag, style, .. } => {
-                let flow = matches!(style, SequenceStyle::Flow);
-                let id = self.add(Kind::Sequence(Vec::new()), tag, anchor, flow, &start, &end)?;
-                self.open(id, &start)?;
-            }
-            EventData::MappingStart { anchor, tag, style, .. } => {
-                let flow = matches!(style, MappingStyle::Flow);
-                let id = self.add(Kind::Mapping(Vec::new()), tag, anchor, flow, &start, &end)?;
-                self.open(id, &start)?;
-            }
-            EventData::SequenceEnd | EventData::MappingEnd => {
-                if let Some(open) = self.open.pop() {
-                    self.nodes[open.id_index()].end = offset(&end);
-                }
-            }
-            EventData::StreamStart { .. } | EventData::StreamEnd => {}
-        }
-        Ok(())
+impl Parser<'_> {
+    fn kind(&mut self) -> Result<&TokenKind, ParseError> {
+        Ok(&self.scanner.peek()?.kind)
     }
 
-    fn add(
-        &mut self,
-        kind: Kind,
-        tag: Option<String>,
-        anchor: Option<String>,
-        flow: bool,
-        start: &Mark,
-        end: &Mark,
-    ) -> Result<NodeId, ParseError> {
+    /// Where the next token starts.
+    fn mark(&mut self) -> Result<Mark, ParseError> {
+        Ok(self.scanner.peek()?.start)
+    }
+
+    fn accept(&mut self, kind: &TokenKind) -> Result<Option<Token>, ParseError> {
+        if self.kind()? == kind { self.scanner.next().map(Some) } else { Ok(None) }
+    }
+
+    fn fail<T>(&mut self, text: &'static str) -> Result<T, ParseError> {
+        Err(problem(self.mark()?, text))
+    }
+
+    fn document(&mut self, first: bool) -> Result<Option<Parsed>, ParseError> {
+        // Only the newest release skips a `...` in front of everything.
+        while (!first || self.dialect == Dialect::V4Rc6) && self.accept(&TokenKind::DocumentEnd)?.is_some() {}
+        let mut start = self.mark()?.offset;
+        let bare = !matches!(
+            self.kind()?,
+            TokenKind::VersionDirective(..)
+                | TokenKind::TagDirective(..)
+                | TokenKind::DocumentStart
+                | TokenKind::StreamEnd
+        );
+        if *self.kind()? == TokenKind::StreamEnd {
+            return Ok(None);
+        }
+        self.handles.clear();
+        if !bare {
+            self.directives()?;
+            match self.accept(&TokenKind::DocumentStart)? {
+                // Directives in front belong to the document.
+                Some(token) => start = start.min(token.start.offset),
+                None => return self.fail("did not find expected <document start>"),
+            }
+        } else if !first {
+            // libyaml lets a bare document follow `...`; its Go port does not.
+            return self.fail("did not find expected <document start>");
+        }
+        let empty = matches!(
+            self.kind()?,
+            TokenKind::VersionDirective(..)
+                | TokenKind::TagDirective(..)
+                | TokenKind::DocumentStart
+                | TokenKind::DocumentEnd
+                | TokenKind::StreamEnd
+        );
+        let root = if empty && !bare {
+            let mark = self.mark()?;
+            self.empty(mark)?
+        } else {
+            self.node(true, false)?
+        };
+        let ended = self.accept(&TokenKind::DocumentEnd)?.is_some();
+        let next = matches!(
+            self.kind()?,
+            TokenKind::DocumentStart
+                | TokenKind::StreamEnd
+                | TokenKind::VersionDirective(..)
+                | TokenKind::TagDirective(..)
+        );
+        if !ended && !next {
+            return self.fail("did not find expected <document start>");
+        }
+        self.anchors.clear();
+        let tree = Document { nodes: std::mem::take(&mut self.nodes), root };
+        Ok(Some(Parsed { tree, start, explicit_start: !bare }))
+    }
+
+    fn directives(&mut self) -> Result<(), ParseError> {
+        let mut version = false;
+        loop {
+            match self.kind()? {
+                TokenKind::VersionDirective(major, minor) => {
+                    let known = *major == 1 && matches!(minor, 1 | 2);
+                    if std::mem::replace(&mut version, true) {
+                        return self.fail("found duplicate %YAML directive");
+                    }
+                    if !known {
+                        return self.fail("found incompatible YAML document");
+                    }
+                }
+                TokenKind::TagDirective(handle, prefix) => {
+                    let (handle, prefix) = (handle.clone(), prefix.clone());
+                    if self.handles.insert(handle, prefix).is_some() {
+                        return self.fail("found duplicate %TAG directive");
+                    }
+                }
+                _ => return Ok(()),
+            }
+            self.scanner.next()?;
+        }
+    }
+
+    fn add(&mut self, node: Node) -> Result<NodeId, ParseError> {
         self.total += 1;
         if self.total > MAX_NODES {
             return Err(ParseError::TooManyNodes);
         }
         let id = NodeId::new(self.nodes.len());
-        let anchor = anchor.map(String::into_boxed_str);
-        if let Some(name) = &anchor {
+        if let Some(name) = &node.anchor {
             self.anchors.insert(name.clone(), id);
         }
-        self.nodes.push(Node {
-            kind,
-            tag: tag.map(short_tag),
-            anchor,
-            flow,
-            start: offset(start),
-            end: offset(end),
-            line: line_of(start),
-            column: usize::try_from(start.column).unwrap_or(usize::MAX),
-        });
+        self.nodes.push(node);
         Ok(id)
     }
 
-    fn open(&mut self, id: NodeId, start: &Mark) -> Result<(), ParseError> {
-        self.attach(id);
-        if self.open.len() >= MAX_DEPTH {
-            return Err(ParseError::TooDeep { line: line_of(start) });
-        }
-        self.open.push(Open { id, key: None });
-        Ok(())
+    /// A value that was left out.
+    fn empty(&mut self, at: Mark) -> Result<NodeId, ParseError> {
+        self.add(blank_node(at))
     }
 
-    fn attach(&mut self, id: NodeId) {
-        let Some(open) = self.open.last_mut() else {
-            self.root = Some(id);
-            return;
+    /// One value. `block` allows block collections; `indentless` a sequence at the column of its key.
+    fn node(&mut self, block: bool, indentless: bool) -> Result<NodeId, ParseError> {
+        let start = self.mark()?;
+        if let TokenKind::Alias(_) = self.kind()? {
+            return self.alias();
+        }
+        let mut node = blank_node(start);
+        let mut properties = false;
+        loop {
+            match self.kind()? {
+                TokenKind::Anchor(_) if node.anchor.is_none() => {
+                    if let TokenKind::Anchor(name) = self.scanner.next()?.kind {
+                        node.anchor = Some(name.into_boxed_str());
+                    }
+                }
+                TokenKind::Tag(..) if node.tag.is_none() => {
+                    let token = self.scanner.next()?;
+                    if let TokenKind::Tag(handle, suffix) = &token.kind {
+                        node.tag = Some(self.tag(handle, suffix, token.start)?);
+                    }
+                }
+                _ => break,
+            }
+            properties = true;
+        }
+        match self.kind()? {
+            TokenKind::BlockEntry if indentless => self.indentless_sequence(node),
+            TokenKind::Scalar(..) => {
+                let token = self.scanner.next()?;
+                node.end = token.end.offset;
+                if let TokenKind::Scalar(text, style) = token.kind {
+                    node.kind = Kind::Scalar { text: text.into_boxed_str(), style };
+                }
+                self.add(node)
+            }
+            TokenKind::FlowSequenceStart => self.flow_sequence(node),
+            TokenKind::FlowMappingStart => self.flow_mapping(node),
+            TokenKind::BlockSequenceStart if block => self.block_sequence(node),
+            TokenKind::BlockMappingStart if block => self.block_mapping(node),
+            _ if properties => {
+                node.end = self.mark()?.offset.max(start.offset);
+                self.add(node)
+            }
+            _ => self.fail("did not find expected node content"),
+        }
+    }
+
+    fn alias(&mut self) -> Result<NodeId, ParseError> {
+        let token = self.scanner.next()?;
+        let TokenKind::Alias(name) = token.kind else {
+            return Err(problem(token.start, "did not find expected alias"));
         };
-        let index = open.id_index();
-        match &mut self.nodes[index].kind {
-            Kind::Sequence(items) => items.push(id),
-            Kind::Mapping(entries) => match open.key.take() {
-                None => open.key = Some(id),
-                Some(key) => entries.push((key, id)),
+        let Some(&target) = self.anchors.get(name.as_str()) else {
+            return Err(ParseError::UnknownAnchor { line: token.start.line, name });
+        };
+        let mut node = blank_node(token.start);
+        node.kind = Kind::Alias(target);
+        node.end = token.end.offset;
+        self.add(node)
+    }
+
+    fn tag(&self, handle: &str, suffix: &str, at: Mark) -> Result<Box<str>, ParseError> {
+        let full = match (handle, self.handles.get(handle)) {
+            ("", _) => suffix.to_owned(),
+            (_, Some(prefix)) => format!("{prefix}{suffix}"),
+            ("!", None) => format!("!{suffix}"),
+            ("!!", None) => format!("!!{suffix}"),
+            _ => return Err(problem(at, "found undefined tag handle")),
+        };
+        Ok(match full.strip_prefix("tag:yaml.org,2002:") {
+            Some(rest) => format!("!!{rest}").into_boxed_str(),
+            None => full.into_boxed_str(),
+        })
+    }
+
+    fn enter(&mut self, node: Node) -> Result<NodeId, ParseError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(ParseError::TooDeep { line: node.line });
+        }
+        self.add(node)
+    }
+
+    fn leave(&mut self, id: NodeId, kind: Kind, end: usize) -> NodeId {
+        self.depth -= 1;
+        let node = &mut self.nodes[id.index()];
+        node.kind = kind;
+        node.end = end;
+        id
+    }
+
+    fn block_sequence(&mut self, node: Node) -> Result<NodeId, ParseError> {
+        self.scanner.next()?;
+        let id = self.enter(node)?;
+        let mut items = Vec::new();
+        while let Some(token) = self.accept(&TokenKind::BlockEntry)? {
+            let item = match self.kind()? {
+                TokenKind::BlockEntry | TokenKind::BlockEnd => self.empty(token.end)?,
+                _ => self.node(true, false)?,
+            };
+            items.push(item);
+        }
+        match self.accept(&TokenKind::BlockEnd)? {
+            Some(end) => Ok(self.leave(id, Kind::Sequence(items), end.start.offset)),
+            None => self.fail("did not find expected '-' indicator"),
+        }
+    }
+
+    fn indentless_sequence(&mut self, node: Node) -> Result<NodeId, ParseError> {
+        let id = self.enter(node)?;
+        let mut items = Vec::new();
+        while let Some(token) = self.accept(&TokenKind::BlockEntry)? {
+            let item = match self.kind()? {
+                TokenKind::BlockEntry | TokenKind::Key | TokenKind::Value | TokenKind::BlockEnd => {
+                    self.empty(token.end)?
+                }
+                _ => self.node(true, false)?,
+            };
+            items.push(item);
+        }
+        let end = self.mark()?.offset;
+        Ok(self.leave(id, Kind::Sequence(items), end))
+    }
+
+    fn block_mapping(&mut self, node: Node) -> Result<NodeId, ParseError> {
+        self.scanner.next()?;
+        let id = self.enter(node)?;
+        let mut entries = Vec::new();
+        loop {
+            if let Some(end) = self.accept(&TokenKind::BlockEnd)? {
+                return Ok(self.leave(id, Kind::Mapping(entries), end.start.offset));
+            }
+            let Some(token) = self.accept(&TokenKind::Key)? else {
+                return self.fail("did not find expected key");
+            };
+            let key = self.block_part(token.end)?;
+            let value = match self.accept(&TokenKind::Value)? {
+                Some(token) => self.block_part(token.end)?,
+                None => {
+                    let mark = self.mark()?;
+                    self.empty(mark)?
+                }
+            };
+            entries.push((key, value));
+        }
+    }
+
+    /// A key or a value of a block mapping, which may be left out.
+    fn block_part(&mut self, after: Mark) -> Result<NodeId, ParseError> {
+        match self.kind()? {
+            TokenKind::Key | TokenKind::Value | TokenKind::BlockEnd => self.empty(after),
+            _ => self.node(true, true),
+        }
+    }
+
+    fn flow_sequence(&mut self, mut node: Node) -> Result<NodeId, ParseError> {
+        self.scanner.next()?;
+        node.flow = true;
+        let id = self.enter(node)?;
+        let mut items = Vec::new();
+        loop {
+            if let Some(end) = self.accept(&TokenKind::FlowSequenceEnd)? {
+                return Ok(self.leave(id, Kind::Sequence(items), end.end.offset));
+            }
+            if !items.is_empty() {
+                if self.accept(&TokenKind::FlowEntry)?.is_none() {
+                    return self.fail("did not find expected ',' or ']'");
+                }
+                if let Some(end) = self.accept(&TokenKind::FlowSequenceEnd)? {
+                    return Ok(self.leave(id, Kind::Sequence(items), end.end.offset));
+                }
+            }
+            let item = match self.accept(&TokenKind::Key)? {
+                Some(token) => self.flow_pair(&token)?,
+                None => self.node(false, false)?,
+            };
+            items.push(item);
+        }
+    }
+
+    /// `[a: b]`: a mapping of one entry, as an item of a flow sequence.
+    fn flow_pair(&mut self, token: &Token) -> Result<NodeId, ParseError> {
+        let mut node = blank_node(token.start);
+        node.flow = true;
+        let id = self.enter(node)?;
+        let key = match self.kind()? {
+            TokenKind::Value | TokenKind::FlowEntry | TokenKind::FlowSequenceEnd => self.empty(token.end)?,
+            _ => self.node(false, false)?,
+        };
+        let value = match self.accept(&TokenKind::Value)? {
+            Some(token) => match self.kind()? {
+                TokenKind::FlowEntry | TokenKind::FlowSequenceEnd => self.empty(token.end)?,
+                _ => self.node(false, false)?,
             },
-            Kind::Alias(_) | Kind::Scalar { .. } => {}
+            None => {
+                let mark = self.mark()?;
+                self.empty(mark)?
+            }
+        };
+        let end = self.nodes[value.index()].end;
+        Ok(self.leave(id, Kind::Mapping(vec![(key, value)]), end))
+    }
+
+    fn flow_mapping(&mut self, mut node: Node) -> Result<NodeId, ParseError> {
+        self.scanner.next()?;
+        node.flow = true;
+        let id = self.enter(node)?;
+        let mut entries = Vec::new();
+        loop {
+            if let Some(end) = self.accept(&TokenKind::FlowMappingEnd)? {
+                return Ok(self.leave(id, Kind::Mapping(entries), end.end.offset));
+            }
+            if !entries.is_empty() {
+                if self.accept(&TokenKind::FlowEntry)?.is_none() {
+                    return self.fail("did not find expected ',' or '}'");
+                }
+                if let Some(end) = self.accept(&TokenKind::FlowMappingEnd)? {
+                    return Ok(self.leave(id, Kind::Mapping(entries), end.end.offset));
+                }
+            }
+            let mut marked = self.accept(&TokenKind::Key)?;
+            let key = match &marked {
+                Some(token) => self.flow_part(token.end)?,
+                // One release takes a value without any key.
+                None if self.dialect == Dialect::V4Rc4 && *self.kind()? == TokenKind::Value => {
+                    marked = Some(self.scanner.peek()?.clone());
+                    let mark = self.mark()?;
+                    self.empty(mark)?
+                }
+                None => self.node(false, false)?,
+            };
+            // What was not seen to be a key (it went over the end of a line) has no value.
+            let value = match marked {
+                Some(_) => self.accept(&TokenKind::Value)?,
+                None => None,
+            };
+            let value = match value {
+                Some(token) => self.flow_part(token.end)?,
+                None => {
+                    let mark = self.mark()?;
+                    self.empty(mark)?
+                }
+            };
+            entries.push((key, value));
         }
     }
 
-    fn finish(&mut self) {
-        let nodes = std::mem::take(&mut self.nodes);
-        self.anchors.clear();
-        self.open.clear();
-        if let Some(root) = self.root.take() {
-            self.documents.push(Parsed {
-                tree: Document { nodes, root },
-                start: self.start,
-                explicit_start: self.explicit_start,
-            });
+    fn flow_part(&mut self, after: Mark) -> Result<NodeId, ParseError> {
+        match self.kind()? {
+            TokenKind::Value | TokenKind::FlowEntry | TokenKind::FlowMappingEnd => self.empty(after),
+            _ => self.node(false, false),
         }
     }
 }
 
-impl Open {
-    fn id_index(&self) -> usize {
-        self.id.index()
-    }
-}
-
-fn scalar_style(style: ScalarStyle) -> Style {
-    match style {
-        ScalarStyle::SingleQuoted => Style::SingleQuoted,
-        ScalarStyle::DoubleQuoted => Style::DoubleQuoted,
-        ScalarStyle::Literal => Style::Literal,
-        ScalarStyle::Folded => Style::Folded,
-        _ => Style::Plain,
-    }
-}
-
-fn short_tag(tag: String) -> Box<str> {
-    match tag.strip_prefix("tag:yaml.org,2002:") {
-        Some(rest) => format!("!!{rest}").into_boxed_str(),
-        None => tag.into_boxed_str(),
+fn blank_node(at: Mark) -> Node {
+    Node {
+        kind: Kind::Scalar { text: "".into(), style: Style::Plain },
+        tag: None,
+        anchor: None,
+        flow: false,
+        start: at.offset,
+        end: at.offset,
+        line: at.line,
+        column: at.column,
     }
 }

@@ -76,9 +76,10 @@ pub fn of_node(document: &Document, id: NodeId, dialect: Dialect) -> Result<Scal
     };
     match node.tag.as_deref() {
         None | Some("!") if *style != Style::Plain => Ok(Scalar::Str),
-        // A lone `!` forces a string also in front of plain text.
-        Some("!" | "!!str" | "!!binary") => Ok(Scalar::Str),
-        None => Ok(resolve(text, dialect)),
+        // A lone `!` forces a string also in front of plain text, since the newest release.
+        Some("!") if dialect == Dialect::V4Rc6 => Ok(Scalar::Str),
+        Some("!!str" | "!!binary") => Ok(Scalar::Str),
+        None | Some("!") => Ok(resolve(text, dialect)),
         Some(wanted @ ("!!bool" | "!!int" | "!!float" | "!!null" | "!!timestamp")) => {
             tagged(text, wanted, dialect)
         }

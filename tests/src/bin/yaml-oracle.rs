@@ -43,7 +43,7 @@ fn main() -> Result<ExitCode> {
         let texts: Vec<Vec<u8>> = (0..500).map(|_| yaml_text::text(&mut random)).collect();
         let requests: Vec<_> = texts.iter().map(|text| Request::tree(text)).collect();
         for (text, answer) in texts.iter().zip(oracle.ask_all(&requests)?) {
-            let ours = machine::parse(text);
+            let ours = machine::parse(text, dialect);
             let same = match (&ours, answer.ok) {
                 (Ok(documents), true) => {
                     documents.len() == answer.tree.len()
