@@ -18,3 +18,4 @@ pub mod talosconfig;
 pub mod transport;
 //! The operator's tool of the Ichor mesh, as a library: what the commands do, apart from the terminal.
 pub mod machine;
+pub mod patch;

@@ -216,7 +216,7 @@ impl Parser<'_> {
         loop {
             match self.kind()? {
                 TokenKind::VersionDirective(major, minor) => {
-                    let known = *major == 1 && matches!(minor, 1 | 2);
+                    let known = (*major, *minor) == (1, 1);
                     if std::mem::replace(&mut version, true) {
                         return self.fail("found duplicate %YAML directive");
                     }
@@ -474,15 +474,10 @@ impl Parser<'_> {
                     return Ok(self.leave(id, Kind::Mapping(entries), end.end.offset));
                 }
             }
-            let mut marked = self.accept(&TokenKind::Key)?;
+            let marked = self.accept(&TokenKind::Key)?;
             let key = match &marked {
                 Some(token) => self.flow_part(token.end)?,
-                // One release takes a value without any key.
-                None if self.dialect == Dialect::V4Rc4 && *self.kind()? == TokenKind::Value => {
-                    marked = Some(self.scanner.peek()?.clone());
-                    let mark = self.mark()?;
-                    self.empty(mark)?
-                }
+
                 None => self.node(false, false)?,
             };
             // What was not seen to be a key (it went over the end of a line) has no value.

@@ -1,0 +1,244 @@
+//! Applies loaded patches to a config, document by document, and keeps the text of what does not change.
+
+use super::delete::{Selector, delete};
+use super::document::{Doc, Entry, check_together, load_config};
+use super::emit::{Layout, block};
+use super::encode::encode;
+use super::error::{Class, PatchError};
+use super::line::TalosLine;
+use super::json6902;
+use super::load::{Patch, Strategic};
+use super::merge::merge;
+use super::tree::Tree;
+use crate::machine::{DocumentId, MachineConfig};
+
+/// A piece of the config: a document, or text that holds none.
+pub(super) struct Piece {
+    /// Its bytes, its separator included.
+    text: String,
+    doc: Option<Doc>,
+    /// What the text says, where the document says something else by now.
+    before: Option<Tree>,
+}
+
+/// A config on its way through the patches.
+pub(super) struct State {
+    line: TalosLine,
+    pieces: Vec<Piece>,
+    /// Deletes of documents that are not there. Up to 1.13 the official tool keeps them like documents.
+    ghosts: Vec<Selector>,
+}
+
+/// Applies the patches in order.
+///
+/// # Errors
+/// What the official library refuses, in its order.
+pub fn apply(config: &str, patches: &[Patch], line: TalosLine) -> Result<String, PatchError> {
+    let mut text = config.to_owned();
+    let mut state: Option<State> = None;
+    for patch in patches {
+        match patch {
+            Patch::Strategic(patch) => {
+                let mut loaded = match state.take() {
+                    Some(state) => state,
+                    None => State::load(&text, line)?,
+                };
+                loaded.merge(patch)?;
+                state = Some(loaded);
+            }
+            Patch::Json(patch) => {
+                let patched = match state.take() {
+                    Some(state) => {
+                        let patched = json6902::patch_state(&state, patch)?;
+                        text = state.finish()?;
+                        patched
+                    }
+                    None => json6902::patch_text(&MachineConfig::parse(text.as_bytes(), line.dialect())?, patch)?,
+                };
+                text = rewrite(&text, &patched.before, &patched.after);
+            }
+        }
+    }
+    match state {
+        Some(state) => state.finish(),
+        None => Ok(text),
+    }
+}
+
+impl State {
+    fn load(text: &str, line: TalosLine) -> Result<Self, PatchError> {
+        let config = MachineConfig::parse(text.as_bytes(), line.dialect())?;
+        let mut docs = load_config(&config, line)?.into_iter().peekable();
+        let piece = |(index, part): (usize, &crate::machine::document::Part)| Piece {
+            text: config.text()[part.span.clone()].to_owned(),
+            doc: docs.next_if(|doc| doc.part == index),
+            before: None,
+        };
+        let pieces = config.parts().iter().enumerate().map(piece).collect();
+        Ok(Self { line, pieces, ghosts: Vec::new() })
+    }
+
+    /// The documents in the order of the official encoder: the legacy one first.
+    pub(super) fn docs(&self) -> impl Iterator<Item = &Doc> {
+        let docs = || self.pieces.iter().filter_map(|piece| piece.doc.as_ref());
+        docs().filter(|doc| doc.id.is_legacy()).chain(docs().filter(|doc| !doc.id.is_legacy()))
+    }
+
+    /// How many documents the official encoder would write.
+    pub(super) fn count(&self) -> usize {
+        self.docs().count() + self.ghosts.len()
+    }
+
+    pub(super) fn line(&self) -> TalosLine {
+        self.line
+    }
+
+    fn merge(&mut self, patch: &Strategic) -> Result<(), PatchError> {
+        // Up to 1.13, what a patch adds is only seen by the patches after it.
+        let known = (self.pieces.len(), self.ghosts.len());
+        let newest = self.line >= TalosLine::V1_14;
+        for entry in &patch.entries {
+            let (pieces, ghosts) = if newest { (self.pieces.len(), self.ghosts.len()) } else { known };
+            match entry {
+                Entry::Delete(selector) => self.delete(selector, pieces, ghosts)?,
+                Entry::Merge(doc) => self.merge_document(patch, doc, pieces, ghosts)?,
+            }
+        }
+        check_together(self.docs(), self.line)
+    }
+
+    fn find(&self, id: &DocumentId, named: bool, known: usize) -> Option<usize> {
+        let known = known.min(self.pieces.len());
+        self.pieces[..known]
+            .iter()
+            .position(|piece| piece.doc.as_ref().is_some_and(|doc| doc.id == *id && doc.named == named))
+    }
+
+    fn delete(&mut self, selector: &Selector, pieces: usize, ghosts: usize) -> Result<(), PatchError> {
+        if let Some(index) = self.find(&selector.id, selector.named, pieces) {
+            if selector.path.is_empty() {
+                self.pieces.remove(index);
+                return Ok(());
+            }
+            let line = self.line;
+            let piece = &mut self.pieces[index];
+            piece.remember(line);
+            if let Some(doc) = &mut piece.doc {
+                delete(line.schema(), line, doc.typ, &mut doc.value, selector)?;
+            }
+            return Ok(());
+        }
+        let ghost = self.ghosts.iter().take(ghosts).position(|ghost| ghost.id == selector.id);
+        match ghost {
+            Some(index) if selector.path.is_empty() => {
+                self.ghosts.remove(index);
+            }
+            Some(_) => {
+                let error = PatchError::new(Class::DeleteLookup, "patch delete: lookup failed");
+                return Err(error.at(selector.path.join(".")).in_document(&selector.id));
+            }
+            None if self.line >= TalosLine::V1_14 => {}
+            None => self.ghosts.push(selector.clone()),
+        }
+        Ok(())
+    }
+
+    fn merge_document(
+        &mut self,
+        patch: &Strategic,
+        doc: &Doc,
+        pieces: usize,
+        ghosts: usize,
+    ) -> Result<(), PatchError> {
+        if let Some(index) = self.find(&doc.id, doc.named, pieces) {
+            let line = self.line;
+            let piece = &mut self.pieces[index];
+            piece.remember(line);
+            if let Some(left) = &mut piece.doc {
+                merge(line.schema(), line, left.typ, &mut left.value, &doc.value)
+                    .map_err(|error| error.in_document(&doc.id))?;
+            }
+            return Ok(());
+        }
+        if self.ghosts.iter().take(ghosts).any(|ghost| ghost.id == doc.id) {
+            return Err(PatchError::new(Class::Merge, "merge type mismatch").in_document(&doc.id));
+        }
+        let mut piece = Piece { text: String::new(), doc: Some(doc.clone()), before: None };
+        match patch.config.parts().get(doc.part).filter(|_| !doc.cut) {
+            Some(part) => {
+                let text = &patch.config.text()[part.span.clone()];
+                piece.text = without_separator(text).to_owned();
+            }
+            None => piece.text = block(&piece.tree(self.line), Layout::TALOS, 0),
+        }
+        self.pieces.push(piece);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<String, PatchError> {
+        if let Some(ghost) = self.ghosts.first() {
+            let message = "patch delete: there is no such document";
+            return Err(PatchError::new(Class::DeleteMissingDocument, message)
+                .in_document(&ghost.id)
+                .on_line(ghost.line));
+        }
+        let mut out = String::new();
+        let line = self.line;
+        for piece in self.pieces {
+            let text = piece.finish(line);
+            let separated = text.starts_with("---") || text.starts_with('%');
+            if !out.is_empty() && !separated {
+                if !out.ends_with('\n') {
+                    out.push('\n');
+                }
+                out.push_str("---\n");
+            } else if !out.is_empty() && !out.ends_with('\n') {
+                out.push('\n');
+            }
+            out.push_str(&text);
+        }
+        Ok(out)
+    }
+}
+
+impl Piece {
+    fn tree(&self, line: TalosLine) -> Tree {
+        match &self.doc {
+            Some(doc) => encode(line.schema(), doc.typ, &doc.value),
+            None => Tree::Null,
+        }
+    }
+
+    /// Notes what the text says, before the document changes for the first time.
+    fn remember(&mut self, line: TalosLine) {
+        if self.before.is_none() {
+            self.before = Some(self.tree(line));
+        }
+    }
+
+    fn finish(self, line: TalosLine) -> String {
+        let Some(before) = &self.before else { return self.text };
+        let after = self.tree(line);
+        if *before == after {
+            return self.text;
+        }
+        rewrite(&self.text, before, &after)
+    }
+}
+
+/// Changes the text of a document from one tree to another.
+fn rewrite(text: &str, before: &Tree, after: &Tree) -> String {
+    if before == after {
+        return text.to_owned();
+    }
+    let separator = if text.starts_with("---") { "---\n" } else { "" };
+    format!("{separator}{}", block(after, Layout::TALOS, 0))
+}
+
+/// The text of a document of a patch as it stands in a config of its own.
+fn without_separator(text: &str) -> &str {
+    match text.strip_prefix("---") {
+        Some(rest) => rest.strip_prefix('\n').or_else(|| rest.strip_prefix("\r\n")).unwrap_or(rest),
+        None => text,
+    }
+}
