@@ -54,6 +54,9 @@ pub fn of(answer: &Response) -> Refusal {
 /// Tells the kind of a refusal from its text.
 pub fn of_text(text: &str, stage: &str, panic: bool) -> Refusal {
     let lines = lines(text);
+    if panic && text.contains("cannot deep copy") {
+        return Refusal { class: Class::Merge, path: None, lines };
+    }
     if panic {
         // The library gives up on nil: in a delete (1.11) or in a merge.
         let class = if text.contains("reflect: call of reflect.Value.Type on zero Value") && stage == "apply" {
@@ -89,7 +92,8 @@ pub fn of_text(text: &str, stage: &str, panic: bool) -> Refusal {
 fn first_error(text: &str) -> &str {
     for head in ["unmarshal errors:", "construct errors:", "load errors:"] {
         if let Some((_, list)) = text.split_once(head) {
-            return list.trim_start().lines().next().unwrap_or_default();
+            let first = list.trim_start().lines().next().unwrap_or_default();
+            return first.split("; line ").next().unwrap_or_default();
         }
     }
     text

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::node::{Document, Kind, NodeId};
-use super::parse::{ParseError, parse};
+use super::parse::{ParseError, parse_partial};
 use super::scalar::Dialect;
 
 /// What tells one document of a machine config from another.
@@ -98,7 +98,15 @@ impl MachineConfig {
     /// # Errors
     /// When it is not YAML, or exceeds a bound of [`super::parse`].
     pub fn parse(text: &[u8], dialect: Dialect) -> Result<Self, ParseError> {
-        let parsed = parse(text, dialect)?;
+        match Self::parse_partial(text, dialect) {
+            (config, None) => Ok(config),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// As [`Self::parse`], with the documents in front of the first error.
+    pub fn parse_partial(text: &[u8], dialect: Dialect) -> (Self, Option<ParseError>) {
+        let (parsed, error) = parse_partial(text, dialect);
         let text = String::from_utf8_lossy(text).into_owned();
         let ends: Vec<usize> = parsed.iter().skip(1).map(|next| next.start).chain([text.len()]).collect();
         let mut parts = Vec::with_capacity(parsed.len());
@@ -109,7 +117,7 @@ impl MachineConfig {
             start = end;
             parts.push(Part { id, tree: document.tree, span, explicit_start: document.explicit_start });
         }
-        Ok(Self { text, parts })
+        (Self { text, parts }, error)
     }
 
     /// The whole text.

@@ -87,6 +87,21 @@ pub struct Parsed {
 /// # Errors
 /// When the text is not YAML or exceeds a bound; nothing is returned of a text that is broken further down.
 pub fn parse(text: &[u8], dialect: Dialect) -> Result<Vec<Parsed>, ParseError> {
+    match parse_partial(text, dialect) {
+        (documents, None) => Ok(documents),
+        (_, Some(error)) => Err(error),
+    }
+}
+
+/// As [`parse`], with the documents in front of the first error: Talos decodes one document after the other, so
+/// what is wrong in an early one is reported before the syntax of a later one.
+pub fn parse_partial(text: &[u8], dialect: Dialect) -> (Vec<Parsed>, Option<ParseError>) {
+    let mut documents = Vec::new();
+    let error = parse_into(text, dialect, &mut documents).err();
+    (documents, error)
+}
+
+fn parse_into(text: &[u8], dialect: Dialect, documents: &mut Vec<Parsed>) -> Result<(), ParseError> {
     if text.len() > MAX_BYTES {
         return Err(ParseError::TooLarge { size: text.len() });
     }
@@ -101,11 +116,10 @@ pub fn parse(text: &[u8], dialect: Dialect) -> Result<Vec<Parsed>, ParseError> {
         handles: HashMap::new(),
         depth: 0,
     };
-    let mut documents = Vec::new();
     while let Some(document) = parser.document(documents.is_empty())? {
         documents.push(document);
     }
-    Ok(documents)
+    Ok(())
 }
 
 /// Control characters have no place in YAML, not even in a comment.

@@ -9,7 +9,9 @@ use super::line::TalosLine;
 use super::json6902;
 use super::load::{Patch, Strategic};
 use super::merge::merge;
+use super::schema::{Schema, Shape, TypeId};
 use super::tree::Tree;
+use super::value::{Key, Value};
 use crate::machine::{DocumentId, MachineConfig};
 
 /// A piece of the config: a document, or text that holds none.
@@ -67,8 +69,8 @@ pub fn apply(config: &str, patches: &[Patch], line: TalosLine) -> Result<String,
 
 impl State {
     fn load(text: &str, line: TalosLine) -> Result<Self, PatchError> {
-        let config = MachineConfig::parse(text.as_bytes(), line.dialect())?;
-        let mut docs = load_config(&config, line)?.into_iter().peekable();
+        let (config, docs) = load_config(text.as_bytes(), line)?;
+        let mut docs = docs.into_iter().peekable();
         let piece = |(index, part): (usize, &crate::machine::document::Part)| Piece {
             text: config.text()[part.span.clone()].to_owned(),
             doc: docs.next_if(|doc| doc.part == index),
@@ -94,6 +96,9 @@ impl State {
     }
 
     fn merge(&mut self, patch: &Strategic) -> Result<(), PatchError> {
+        for doc in self.docs() {
+            check_copy(self.line, doc)?;
+        }
         // Up to 1.13, what a patch adds is only seen by the patches after it.
         let known = (self.pieces.len(), self.ghosts.len());
         let newest = self.line >= TalosLine::V1_14;
@@ -162,6 +167,9 @@ impl State {
         }
         if self.ghosts.iter().take(ghosts).any(|ghost| ghost.id == doc.id) {
             return Err(PatchError::new(Class::Merge, "merge type mismatch").in_document(&doc.id));
+        }
+        if self.line >= TalosLine::V1_14 {
+            check_copy(self.line, doc)?;
         }
         let mut piece = Piece { text: String::new(), doc: Some(doc.clone()), before: None };
         match patch.config.parts().get(doc.part).filter(|_| !doc.cut) {
@@ -233,6 +241,82 @@ fn rewrite(text: &str, before: &Tree, after: &Tree) -> String {
     }
     let separator = if text.starts_with("---") { "---\n" } else { "" };
     format!("{separator}{}", block(after, Layout::TALOS, 0))
+}
+
+/// The library copies a config before it merges anything into it, and fails on some free-form values.
+fn check_copy(line: TalosLine, doc: &Doc) -> Result<(), PatchError> {
+    let schema = line.schema();
+    let shared = schema.shared.iter().filter(|(kind, _)| *kind == doc.id.kind).map(|(_, path)| path.as_slice());
+    let mut walk = CopyWalk { schema, shared: shared.collect(), path: Vec::new() };
+    match walk.uncopyable(doc.typ, &doc.value) {
+        None => Ok(()),
+        Some(what) => {
+            let message = format!("cannot deep copy {what} in a free-form value: quote it");
+            Err(PatchError::new(Class::Merge, message).in_document(&doc.id))
+        }
+    }
+}
+
+struct CopyWalk<'a> {
+    schema: &'a Schema,
+    shared: Vec<&'a [String]>,
+    path: Vec<&'a str>,
+}
+
+impl<'a> CopyWalk<'a> {
+    /// A time, or a map with other keys than text, in a free-form value.
+    fn uncopyable(&mut self, typ: TypeId, value: &Value) -> Option<&'static str> {
+        match (&self.schema.typ(typ).shape, value) {
+            (Shape::Any, value) => uncopyable_any(value).filter(|_| !self.is_shared()),
+            (Shape::Pointer(inner), Value::Pointer(value)) => self.uncopyable(*inner, value),
+            (Shape::List(item), Value::List(items)) => {
+                self.path.push("[]");
+                let found = items.iter().find_map(|value| self.uncopyable(*item, value));
+                self.path.pop();
+                found
+            }
+            (Shape::Map(item), Value::Map(map)) => {
+                let free = matches!(self.schema.typ(*item).shape, Shape::Any);
+                if !free {
+                    self.path.push("*");
+                }
+                let found = map.values().find_map(|value| self.uncopyable(*item, value));
+                if !free {
+                    self.path.pop();
+                }
+                found
+            }
+            (Shape::Struct(fields), Value::Struct(values)) => {
+                fields.iter().zip(values).find_map(|(field, value)| {
+                    if !field.inline {
+                        self.path.push(&field.key);
+                    }
+                    let found = self.uncopyable(field.typ, value);
+                    if !field.inline {
+                        self.path.pop();
+                    }
+                    found
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared.iter().any(|shared| shared.iter().map(String::as_str).eq(self.path.iter().copied()))
+    }
+}
+
+fn uncopyable_any(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Time(_) => Some("time.Time"),
+        Value::List(items) => items.iter().find_map(uncopyable_any),
+        Value::Map(map) if map.keys().any(|key| matches!(key, Key::Other(_))) => {
+            Some("map[interface {}]interface {}")
+        }
+        Value::Map(map) => map.values().find_map(uncopyable_any),
+        _ => None,
+    }
 }
 
 /// The text of a document of a patch as it stands in a config of its own.

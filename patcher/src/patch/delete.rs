@@ -99,7 +99,8 @@ impl Finder {
 
     fn found(&mut self, tree: &Document, id: NodeId, at: NodeId, parent: Parent) -> Result<(), PatchError> {
         let line = tree.node(at).line;
-        let refuse = |message: String| Err(PatchError::new(Class::DeleteSyntax, message).on_line(line));
+        let path = self.path.join(".");
+        let refuse = |message: String| Err(PatchError::new(Class::DeleteSyntax, message).at(&path).on_line(line));
         let inside_item = self.path.iter().any(|part| part.starts_with('[') || part.is_empty());
         if parent != Parent::Sequence && inside_item {
             return refuse(format!("cannot delete an inner key in '{}'", self.path.join(".")));

@@ -37,7 +37,8 @@ pub(super) enum Entry {
 ///
 /// # Errors
 /// Whatever the official loader of the line refuses.
-pub(super) fn load_config(config: &MachineConfig, line: TalosLine) -> Result<Vec<Doc>, PatchError> {
+pub(super) fn load_config(text: &[u8], line: TalosLine) -> Result<(MachineConfig, Vec<Doc>), PatchError> {
+    let (config, broken) = MachineConfig::parse_partial(text, line.dialect());
     let mut docs = Vec::new();
     let mut seen = HashSet::new();
     for (index, part) in config.parts().iter().enumerate() {
@@ -45,18 +46,25 @@ pub(super) fn load_config(config: &MachineConfig, line: TalosLine) -> Result<Vec
             docs.push(doc);
         }
     }
+    if let Some(error) = broken {
+        return Err(error.into());
+    }
     if docs.is_empty() {
         return Err(PatchError::new(Class::NoConfig, "config not found"));
     }
     check_together(docs.iter(), line)?;
-    Ok(docs)
+    Ok((config, docs))
 }
 
 /// Loads the documents of a strategic patch, in the order in which the line applies them.
 ///
 /// # Errors
 /// Whatever the official loader of the line refuses in a patch.
-pub(super) fn load_patch(patch: &MachineConfig, line: TalosLine) -> Result<Vec<Entry>, PatchError> {
+pub(super) fn load_patch(
+    text: &[u8],
+    line: TalosLine,
+) -> Result<(MachineConfig, Vec<Entry>), PatchError> {
+    let (patch, broken) = MachineConfig::parse_partial(text, line.dialect());
     let repeats = line >= TalosLine::V1_14;
     let mut entries = Vec::new();
     let mut seen = HashSet::new();
@@ -75,6 +83,9 @@ pub(super) fn load_patch(patch: &MachineConfig, line: TalosLine) -> Result<Vec<E
             entries.push(Entry::Merge(Box::new(doc)));
         }
     }
+    if let Some(error) = broken {
+        return Err(error.into());
+    }
     if entries.is_empty() {
         return Err(PatchError::new(Class::NoConfig, "config not found"));
     }
@@ -87,7 +98,7 @@ pub(super) fn load_patch(patch: &MachineConfig, line: TalosLine) -> Result<Vec<E
         Entry::Merge(doc) if doc.id.is_legacy() && !repeats => 1,
         Entry::Delete(_) | Entry::Merge(_) => 2,
     });
-    Ok(entries)
+    Ok((patch, entries))
 }
 
 fn merges(entries: &[Entry]) -> impl Iterator<Item = &Doc> {

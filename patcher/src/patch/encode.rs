@@ -54,9 +54,15 @@ fn encode_custom(codec: &Codec, value: &Value) -> Option<Tree> {
     }
     Some(match (codec, value) {
         (Codec::Args, Value::Map(map)) => {
+            // Arguments are written without the quotes that keep YAML 1.1 readers from seeing a bool.
+            let plain = |value: &Value| match value {
+                Value::Str(text) if is_old_bool(text) => Tree::Raw(text.clone()),
+                other => encode_untyped(other),
+            };
             let arg = |value: &Value| match value {
                 Value::Str(text) if text.is_empty() => Tree::Null,
-                other => encode_untyped(other),
+                Value::List(items) => Tree::List(items.iter().map(plain).collect()),
+                other => plain(other),
             };
             Tree::Map(map.iter().map(|(key, value)| (key.clone(), arg(value))).collect())
         }
@@ -72,6 +78,20 @@ fn encode_custom(codec: &Codec, value: &Value) -> Option<Tree> {
         (Codec::PemKey, Value::Struct(parts)) => encode_pem(&["key"], parts),
         _ => return None,
     })
+}
+
+/// A word that YAML 1.1 takes for a bool and YAML 1.2 for a string.
+pub(super) fn is_old_bool(text: &str) -> bool {
+    old_bool(text).is_some()
+}
+
+/// The bool that a word is in YAML 1.1 only.
+pub(super) fn old_bool(text: &str) -> Option<bool> {
+    match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
+        _ => None,
+    }
 }
 
 fn encode_pem(keys: &[&str], parts: &[Value]) -> Tree {
@@ -130,8 +150,10 @@ pub(super) fn is_empty(schema: &Schema, typ: TypeId, value: &Value) -> bool {
     }
     match (&definition.shape, value) {
         // Tells an empty list, which clears the domains, from none.
-        (_, Value::List(_)) if definition.name.ends_with(".SearchDomainList") => false,
-        (Shape::Struct(fields), Value::Struct(values)) if definition.name.ends_with(".EncryptionSpec") => {
+        (_, Value::List(_)) if definition.says_zero && definition.name.ends_with(".SearchDomainList") => false,
+        (Shape::Struct(fields), Value::Struct(values))
+            if definition.says_zero && definition.name.ends_with(".EncryptionSpec") =>
+        {
             // The library looks at two of the fields only.
             let counts = |field: &Field| matches!(field.key.as_str(), "provider" | "keys");
             fields

@@ -73,9 +73,12 @@ impl JsonPatch {
     }
 
     /// Reads a YAML list of operations; no document, or null, is an empty one.
-    pub(super) fn from_yaml(text: &[u8], dialect: Dialect) -> Result<Self, PatchError> {
-        let config = MachineConfig::parse(text, dialect)?;
-        let Some(part) = config.parts().first() else { return Ok(Self::default()) };
+    pub(super) fn from_yaml(text: &[u8], dialect: Dialect) -> Result<Result<Self, PatchError>, PatchError> {
+        // Only the first document is looked at.
+        let (config, broken) = MachineConfig::parse_partial(text, dialect);
+        let Some(part) = config.parts().first() else {
+            return broken.map_or(Ok(Ok(Self::default())), |error| Err(error.into()));
+        };
         let list = match decode_untyped(dialect, &part.tree, part.tree.root())? {
             Value::Nil => Vec::new(),
             Value::List(list) => list,
@@ -89,13 +92,13 @@ impl JsonPatch {
                 Value::Map(map) => map,
                 _ => return Err(refuse("not a list of operations")),
             };
-            let mut fields = BTreeMap::new();
-            for (key, value) in map {
-                fields.insert(key.text().to_owned(), convert::of_value(&value)?);
+            let fields = map.iter().map(|(key, value)| Ok((key.text().to_owned(), convert::of_value(value)?)));
+            match fields.collect::<Result<_, PatchError>>() {
+                Ok(fields) => operations.push(fields),
+                Err(error) => return Ok(Err(error)),
             }
-            operations.push(fields);
         }
-        Ok(Self { operations })
+        Ok(Ok(Self { operations }))
     }
 
     /// Applies the operations.
@@ -136,6 +139,7 @@ struct Operation<'a> {
 impl Operation<'_> {
     fn text(&self, key: &str) -> Option<String> {
         match self.fields.get(key) {
+            Some(Some(Node::Scalar(raw))) if raw == "null" => Some(String::new()),
             Some(Some(Node::Scalar(raw))) => serde_json::from_str(raw).ok(),
             _ => None,
         }
@@ -310,6 +314,9 @@ fn existing_index(len: usize, key: &str) -> Option<usize> {
 fn equal(left: &Node, right: &Node) -> Option<bool> {
     match (left, right) {
         (Node::Scalar(left), Node::Scalar(right)) => Some(left == right),
+        // The text of a null reads as a collection without anything in it.
+        (Node::Object(left), Node::Scalar(right)) if right == "null" => Some(left.is_empty()),
+        (Node::Array(left), Node::Scalar(right)) if right == "null" => Some(left.is_empty()),
         (Node::Object(left), Node::Object(right)) => {
             if left.len() != right.len() {
                 return Some(false);
@@ -360,7 +367,7 @@ fn check_count(count: usize) -> Result<(), PatchError> {
 pub(super) fn patch_text(config: &MachineConfig, patch: &JsonPatch) -> Result<Patched, PatchError> {
     check_count(config.parts().len())?;
     let tree = &config.parts()[0].tree;
-    let document = convert::of_document(tree)?;
+    let document = convert::of_document(tree).map_err(|error| PatchError { class: Class::JsonPatch, ..error })?;
     let patched = patch.apply(document)?;
     Ok(Patched { before: literal(tree, tree.root()), after: convert::to_tree(&patched) })
 }

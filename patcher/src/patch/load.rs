@@ -109,14 +109,14 @@ fn load_one(text: &[u8], line: TalosLine) -> Result<Patch, PatchError> {
         Err(error) => error,
     };
     match JsonPatch::from_yaml(text, line.dialect()) {
-        Ok(patch) => Ok(Patch::Json(patch)),
+        // What is a list of operations, but cannot be written as JSON, is refused as such.
+        Ok(patch) => patch.map(Patch::Json),
         Err(_) if text.trim_ascii_start().starts_with(b"[") => Err(json),
         Err(_) => Err(strategic),
     }
 }
 
 fn load_strategic(text: &[u8], line: TalosLine) -> Result<Strategic, PatchError> {
-    let config = MachineConfig::parse(text, line.dialect())?;
-    let entries = load_patch(&config, line)?;
+    let (config, entries) = load_patch(text, line)?;
     Ok(Strategic { config, entries })
 }

@@ -51,6 +51,8 @@ pub struct Type {
     pub codec: Codec,
     /// Has its own way to merge.
     pub merges: bool,
+    /// Says itself when it is zero.
+    pub says_zero: bool,
     /// Prints itself in its own way where a list item is looked for by its text.
     pub prints: bool,
 }
@@ -114,6 +116,8 @@ pub struct Schema {
     pub kinds: BTreeMap<String, KindInfo>,
     /// What validation refuses side by side.
     pub conflicts: Vec<Conflict>,
+    /// Key paths of free-form values that a copy of a document shares with it.
+    pub shared: Vec<(String, Vec<String>)>,
     /// Key paths that hold secrets, per kind, with `*` for any key and `[]` for any item.
     pub secrets: Vec<(String, Vec<String>)>,
 }
@@ -141,6 +145,7 @@ struct TableReader {
     defined: Vec<(TypeId, Vec<Field>)>,
     kinds: BTreeMap<String, KindInfo>,
     conflicts: Vec<Conflict>,
+    shared: Vec<(String, Vec<String>)>,
     secrets: Vec<(String, Vec<String>)>,
 }
 
@@ -187,6 +192,7 @@ impl TableReader {
                 typ.shape = shape;
                 typ.codec = Codec::of(name, flags);
                 typ.merges = flags.contains(&"merge");
+                typ.says_zero = flags.contains(&"iszero");
                 typ.prints = flags.contains(&"string");
                 self.defined.push((id, Vec::new()));
             }
@@ -207,10 +213,11 @@ impl TableReader {
                     text: text.join(" "),
                 });
             }
-            ["secret", kind, path] => {
+            [list @ ("secret" | "shared"), kind, path] => {
                 let kind = if *kind == "-" { "v1alpha1" } else { kind };
                 let path = path.split('.').map(|key| if key.starts_with('[') { "[]" } else { key }.to_owned());
-                self.secrets.push((kind.to_owned(), path.collect()));
+                let entry = (kind.to_owned(), path.collect());
+                if *list == "secret" { self.secrets.push(entry) } else { self.shared.push(entry) }
             }
             _ => {}
         }
@@ -228,6 +235,7 @@ impl TableReader {
             shape: Shape::Opaque,
             codec: Codec::Kind,
             merges: false,
+            says_zero: false,
             prints: false,
         };
         self.types.push(opaque);
@@ -271,7 +279,13 @@ impl TableReader {
                 *empty = fields;
             }
         }
-        Schema { types: self.types, kinds: self.kinds, conflicts: self.conflicts, secrets: self.secrets }
+        Schema {
+            types: self.types,
+            kinds: self.kinds,
+            conflicts: self.conflicts,
+            shared: self.shared,
+            secrets: self.secrets,
+        }
     }
 }
 

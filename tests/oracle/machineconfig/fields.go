@@ -1,6 +1,7 @@
 package machineconfig
 
 import (
+	"cmp"
 	"encoding"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	_ "unsafe" // for the registry, which the library keeps to itself
 
 	"github.com/siderolabs/talos/pkg/machinery/config/config"
@@ -73,6 +75,10 @@ func Fields(line Line) string {
 	}
 
 	for _, kind := range slices.Sorted(maps.Keys(documents)) {
+		d.shared(kind, documents[kind])
+	}
+
+	for _, kind := range slices.Sorted(maps.Keys(documents)) {
 		d.secrets(kind, documents[kind])
 	}
 
@@ -85,6 +91,7 @@ const header = `# What the official library of one Talos line knows about its ty
 #   GONAME KEY TYPE [omitempty] [replace] [inline] [hidden]          a field; KEY "-": not in YAML
 # enum TYPE VALUE[=NAME] ..                                           the names that a numeric type accepts
 # conflict KIND PATH set|nonzero [if=FIELD] TEXT                     refused when the legacy document has PATH (and the document FIELD)
+# shared KIND PATH                                                   free-form values that a copy of the document shares
 # secret KIND PATH                                                   redacted by the library
 `
 
@@ -590,6 +597,90 @@ func fillValue(value reflect.Value, text string, depth int) {
 		value.SetUint(1)
 	case reflect.Float32, reflect.Float64:
 		value.SetFloat(1)
+	}
+}
+
+// shared finds by trial the free-form values that are not copied with their document: a copy fails on a time,
+// which free-form values may hold and the library cannot copy.
+func (d *dumper) shared(kind string, document config.Document) {
+	typ := reflect.TypeOf(document).Elem()
+
+	freeForm(typ, nil, nil, map[reflect.Type]bool{}, func(steps []int, keys []string) {
+		value := reflect.New(typ)
+		put(value.Elem(), steps, time.Unix(0, 0))
+
+		defer func() { _ = recover() }() //nolint:errcheck // it panicked, so it was copied
+
+		value.Interface().(config.Document).Clone() //nolint:forcetypeassert
+		d.printf("shared %s %s\n", kind, strings.Join(keys, "."))
+	})
+}
+
+// freeForm visits the ways to maps of any: steps are field indexes, or -1 for an item.
+func freeForm(typ reflect.Type, steps []int, keys []string, open map[reflect.Type]bool, visit func([]int, []string)) {
+	switch typ.Kind() { //nolint:exhaustive
+	case reflect.Pointer:
+		freeForm(typ.Elem(), steps, keys, open, visit)
+	case reflect.Slice:
+		freeForm(typ.Elem(), append(slices.Clone(steps), -1), append(slices.Clone(keys), "[]"), open, visit)
+	case reflect.Map:
+		if typ.Elem().Kind() == reflect.Interface && typ.Key().Kind() == reflect.String {
+			visit(steps, keys)
+
+			return
+		}
+
+		if typ.Key().Kind() == reflect.String {
+			freeForm(typ.Elem(), append(slices.Clone(steps), -1), append(slices.Clone(keys), "*"), open, visit)
+		}
+	case reflect.Struct:
+		if open[typ] {
+			return
+		}
+
+		open[typ] = true
+
+		for i := range typ.NumField() {
+			field := typ.Field(i)
+			if field.PkgPath != "" && !field.Anonymous {
+				continue
+			}
+
+			key, flags, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+			fieldKeys := slices.Clone(keys)
+
+			if !strings.Contains(flags, "inline") {
+				fieldKeys = append(fieldKeys, cmp.Or(key, strings.ToLower(field.Name)))
+			}
+
+			freeForm(field.Type, append(slices.Clone(steps), i), fieldKeys, open, visit)
+		}
+
+		delete(open, typ)
+	}
+}
+
+// put makes what is needed on the way and puts a value into the map at its end.
+func put(value reflect.Value, steps []int, content any) {
+	for value.Kind() == reflect.Pointer {
+		value.Set(reflect.New(value.Type().Elem()))
+		value = value.Elem()
+	}
+
+	switch {
+	case len(steps) == 0:
+		value.Set(reflect.MakeMap(value.Type()))
+		value.SetMapIndex(reflect.ValueOf("key").Convert(value.Type().Key()), reflect.ValueOf(content))
+	case value.Kind() == reflect.Slice:
+		value.Set(reflect.MakeSlice(value.Type(), 1, 1))
+		put(value.Index(0), steps[1:], content)
+	case value.Kind() == reflect.Map:
+		elem := reflect.New(value.Type().Elem()).Elem()
+		put(elem, steps[1:], content)
+		value.Set(reflect.MakeMap(value.Type()))
+		value.SetMapIndex(reflect.ValueOf("key").Convert(value.Type().Key()), elem)
+	default:
+		put(value.Field(steps[0]), steps[1:], content)
 	}
 }
 

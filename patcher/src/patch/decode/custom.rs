@@ -35,53 +35,52 @@ impl Decoder<'_> {
             self.report(id, Class::WrongType, format!("cannot decode {found} into string"));
             return Ok(None);
         };
-        let scalar = self.scalar(id)?;
-        if matches!(scalar, Scalar::Time(_)) && self.dialect == Dialect::V4Rc6 {
-            self.report(id, Class::WrongType, "cannot decode !!timestamp into string");
-            return Ok(None);
+        match self.scalar(id) {
+            Ok(Scalar::Time(_)) if self.dialect == Dialect::V4Rc6 => {
+                self.report(id, Class::WrongType, "cannot decode !!timestamp into string");
+                Ok(None)
+            }
+            Ok(_) => Ok(Some(text.to_string())),
+            // What stops the decoder is only an error to a type that asks for its value.
+            Err(error) if self.dialect != Dialect::V3 => {
+                self.report(id, error.class, error.message);
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
-        Ok(Some(text.to_string()))
     }
 
     fn arg_value(&mut self, id: NodeId, out: &mut Value) -> Fatal<bool> {
-        match &self.tree.node(id).kind {
-            Kind::Scalar { text, .. } => {
-                let scalar = self.scalar(id)?;
-                if matches!(scalar, Scalar::Time(_)) && self.dialect == Dialect::V4Rc6 {
-                    return self.invalid(id, "arg value must be a string or list of strings".into());
-                }
-                *out = Value::Str(text.to_string());
-                Ok(true)
-            }
+        let value = match &self.tree.node(id).kind {
+            Kind::Scalar { .. } => self.arg_text(id).map(Value::Str),
             Kind::Sequence(items) => {
-                let mut list = Vec::with_capacity(items.len());
-                for item in items {
-                    let target = self.tree.target(*item);
-                    if self.is_null(target) {
-                        continue;
-                    }
-                    let Kind::Scalar { text, .. } = &self.tree.node(target).kind else {
-                        return self.invalid(id, "arg value must be a string or list of strings".into());
-                    };
-                    let scalar = self.scalar(target)?;
-                    if matches!(scalar, Scalar::Time(_)) && self.dialect == Dialect::V4Rc6 {
-                        return self.invalid(id, "arg value must be a string or list of strings".into());
-                    }
-                    list.push(Value::Str(text.to_string()));
-                }
-                *out = Value::List(list);
+                let items = items.iter().map(|item| self.tree.target(*item)).filter(|item| !self.is_null(*item));
+                let list: Option<Vec<Value>> = items.map(|item| self.arg_text(item).map(Value::Str)).collect();
+                list.map(Value::List)
+            }
+            Kind::Alias(_) | Kind::Mapping(_) => None,
+        };
+        match value {
+            Some(value) => {
+                *out = value;
                 Ok(true)
             }
-            Kind::Alias(_) | Kind::Mapping(_) => {
-                self.invalid(id, "arg value must be a string or list of strings".into())
-            }
+            None => self.invalid(id, "arg value must be a string or list of strings".into()),
         }
+    }
+
+    fn arg_text(&self, id: NodeId) -> Option<String> {
+        let text = self.tree.text(id)?;
+        let scalar = self.scalar(id).ok()?;
+        let time = matches!(scalar, Scalar::Time(_)) && self.dialect == Dialect::V4Rc6;
+        (!time).then(|| text.to_owned())
     }
 
     fn port_range(&mut self, id: NodeId, out: &mut Value) -> Fatal<bool> {
         if let Kind::Scalar { .. } = self.tree.node(id).kind {
-            let scalar = self.scalar(id)?;
-            if let Some(port) = super::number::uint_of(&scalar, 16, self.dialect) {
+            let port = self.scalar(id).ok();
+            let port = port.and_then(|scalar| super::number::uint_of(&scalar, 16, self.dialect));
+            if let Some(port) = port {
                 *out = Value::Struct(vec![Value::Uint(port), Value::Uint(port)]);
                 return Ok(true);
             }

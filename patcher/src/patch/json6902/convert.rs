@@ -6,6 +6,7 @@ use super::super::emit;
 use super::{Json, Node, PatchError, Tree, Value, refuse, text_key};
 use crate::machine::scalar::{self, Dialect, Scalar};
 use crate::machine::{Document, Kind, NodeId, Style};
+use crate::patch::encode::old_bool;
 use crate::patch::error::Class;
 use crate::patch::value::Key;
 
@@ -120,10 +121,8 @@ fn meaning(tree: &Document, id: NodeId) -> Result<Scalar, PatchError> {
     let Kind::Scalar { text, style } = &node.kind else { return Ok(Scalar::Str) };
     let untagged = matches!(node.tag.as_deref(), None | Some("!"));
     if untagged && *style == Style::Plain {
-        match &**text {
-            "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Ok(Scalar::Bool(true)),
-            "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Ok(Scalar::Bool(false)),
-            _ => {}
+        if let Some(value) = old_bool(text) {
+            return Ok(Scalar::Bool(value));
         }
     }
     scalar::of_node(tree, id, Dialect::V3).map_err(|mismatch| {
@@ -176,7 +175,8 @@ fn json_float(value: f64) -> Result<String, PatchError> {
 /// JSON of an untyped value, as an operation of a patch in YAML holds it.
 pub(super) fn of_value(value: &Value) -> Result<Json, PatchError> {
     Ok(match value {
-        Value::Nil => None,
+        // Not nothing, as in a patch in JSON, but the text of a null.
+        Value::Nil => Some(Node::Scalar("null".into())),
         Value::Bool(value) => Some(Node::Scalar(value.to_string())),
         Value::Int(value) => Some(Node::Scalar(value.to_string())),
         Value::Uint(value) => Some(Node::Scalar(value.to_string())),
@@ -211,8 +211,9 @@ pub(super) fn of_tree(tree: &Tree) -> Result<Json, PatchError> {
         Tree::Float(value) => Some(Node::Scalar(json_float(*value)?)),
         Tree::Str(text) => Some(Node::Scalar(json_string(text))),
         Tree::Time(time) => Some(Node::Scalar(json_string(&time.to_string()))),
-        Tree::Raw(text) => Some(Node::Scalar(match scalar::resolve(text, Dialect::V3) {
-            Scalar::Int(value) => value.to_string(),
+        Tree::Raw(text) => Some(Node::Scalar(match (old_bool(text), scalar::resolve(text, Dialect::V3)) {
+            (Some(value), _) => value.to_string(),
+            (None, Scalar::Int(value)) => value.to_string(),
             _ => json_string(text),
         })),
         Tree::List(items) => {
@@ -230,6 +231,7 @@ pub(super) fn of_tree(tree: &Tree) -> Result<Json, PatchError> {
 pub(super) fn to_tree(json: &Json) -> Tree {
     match json {
         None => Tree::Null,
+        Some(Node::Scalar(raw)) if raw == "null" => Tree::Null,
         Some(Node::Array(items)) => Tree::List(items.iter().map(to_tree).collect()),
         Some(Node::Object(map)) => {
             Tree::Map(map.iter().map(|(key, value)| (text_key(key), to_tree(value))).collect())
