@@ -13,3 +13,5 @@ pub mod logs;
 pub mod read;
 pub mod service;
 pub mod version;
+//! The commands: each takes its parsed flags, does its work through the library, and writes its result.
+pub mod machineconfig;

@@ -53,8 +53,8 @@ pub struct Part {
     pub tree: Document,
     /// The bytes that belong to it, its separator line included.
     pub span: Range<usize>,
-    /// Whether a `---` opens it.
-    pub explicit_start: bool,
+    /// Byte offset of its `---`, when one was written. Comments and directives may come before it.
+    pub marker: Option<usize>,
 }
 
 impl Part {
@@ -115,7 +115,7 @@ impl MachineConfig {
             let id = identify(&document.tree);
             let span = start..end;
             start = end;
-            parts.push(Part { id, tree: document.tree, span, explicit_start: document.explicit_start });
+            parts.push(Part { id, tree: document.tree, span, marker: document.marker });
         }
         (Self { text, parts }, error)
     }

@@ -78,8 +78,8 @@ pub struct Parsed {
     pub tree: Document,
     /// Byte offset of its `---`, of its directives when it has some, or of its content.
     pub start: usize,
-    /// Whether a `---` was written.
-    pub explicit_start: bool,
+    /// Byte offset of its `---`, when one was written.
+    pub marker: Option<usize>,
 }
 
 /// Parses a stream of documents.
@@ -173,6 +173,7 @@ impl Parser<'_> {
         // Only the newest release skips a `...` in front of everything.
         while (!first || self.dialect == Dialect::V4Rc6) && self.accept(&TokenKind::DocumentEnd)?.is_some() {}
         let mut start = self.mark()?.offset;
+        let mut marker = None;
         let bare = !matches!(
             self.kind()?,
             TokenKind::VersionDirective(..)
@@ -188,7 +189,10 @@ impl Parser<'_> {
             self.directives()?;
             match self.accept(&TokenKind::DocumentStart)? {
                 // Directives in front belong to the document.
-                Some(token) => start = start.min(token.start.offset),
+                Some(token) => {
+                    start = start.min(token.start.offset);
+                    marker = Some(token.start.offset);
+                }
                 None => return self.fail("did not find expected <document start>"),
             }
         } else if !first {
@@ -222,7 +226,7 @@ impl Parser<'_> {
         }
         self.anchors.clear();
         let tree = Document { nodes: std::mem::take(&mut self.nodes), root };
-        Ok(Some(Parsed { tree, start, explicit_start: !bare }))
+        Ok(Some(Parsed { tree, start, marker }))
     }
 
     fn directives(&mut self) -> Result<(), ParseError> {

@@ -12,6 +12,7 @@ use super::merge::merge;
 use super::schema::{Schema, Shape, TypeId};
 use super::tree::Tree;
 use super::value::{Key, Value};
+use crate::machine::document::Part;
 use crate::machine::{DocumentId, MachineConfig};
 
 /// A piece of the config: a document, or text that holds none.
@@ -71,7 +72,7 @@ impl State {
     fn load(text: &str, line: TalosLine) -> Result<Self, PatchError> {
         let (config, docs) = load_config(text.as_bytes(), line)?;
         let mut docs = docs.into_iter().peekable();
-        let piece = |(index, part): (usize, &crate::machine::document::Part)| Piece {
+        let piece = |(index, part): (usize, &Part)| Piece {
             text: config.text()[part.span.clone()].to_owned(),
             doc: docs.next_if(|doc| doc.part == index),
             before: None,
@@ -172,11 +173,9 @@ impl State {
             check_copy(self.line, doc)?;
         }
         let mut piece = Piece { text: String::new(), doc: Some(doc.clone()), before: None };
-        match patch.config.parts().get(doc.part).filter(|_| !doc.cut) {
-            Some(part) => {
-                let text = &patch.config.text()[part.span.clone()];
-                piece.text = without_separator(text).to_owned();
-            }
+        let part = patch.config.parts().get(doc.part).filter(|_| !doc.cut);
+        match part.and_then(|part| without_separator(patch.config.text(), part)) {
+            Some(text) => piece.text = text,
             None => piece.text = block(&piece.tree(self.line), Layout::TALOS, 0),
         }
         self.pieces.push(piece);
@@ -319,10 +318,18 @@ fn uncopyable_any(value: &Value) -> Option<&'static str> {
     }
 }
 
-/// The text of a document of a patch as it stands in a config of its own.
-fn without_separator(text: &str) -> &str {
-    match text.strip_prefix("---") {
-        Some(rest) => rest.strip_prefix('\n').or_else(|| rest.strip_prefix("\r\n")).unwrap_or(rest),
-        None => text,
+/// The text of a document of a patch as it stands in a config of its own: with its comments, without what
+/// separates it. Nothing when directives or an end marker belong to it.
+fn without_separator(text: &str, part: &Part) -> Option<String> {
+    let own = &text[part.span.clone()];
+    let ends = own.lines().any(|line| line == "..." || line.starts_with("... ") || line.starts_with('%'));
+    if ends {
+        return None;
     }
+    let Some(marker) = part.marker else { return Some(own.to_owned()) };
+    let (before, after) = own.split_at(marker - part.span.start);
+    let after = after.strip_prefix("---")?;
+    let rest = after.trim_start_matches([' ', '\t']);
+    let rest = rest.strip_prefix('\n').or_else(|| rest.strip_prefix("\r\n")).unwrap_or(rest);
+    Some(format!("{before}{rest}"))
 }

@@ -309,7 +309,7 @@ impl<'a> Decoder<'a> {
             };
         }
         // The newest release knows a merge sign as a value no more.
-        if scalar == Scalar::Merge && matches!(self.dialect, Dialect::V4Rc4 | Dialect::V4Rc6) {
+        if scalar == Scalar::Merge && self.dialect == Dialect::V4Rc6 {
             return Ok(false);
         }
         let value = match &definition.shape {
@@ -342,6 +342,7 @@ impl<'a> Decoder<'a> {
     fn construct_sequence(&mut self, id: NodeId, typ: TypeId, out: &mut Value) -> Fatal<bool> {
         let item_type = match self.schema.typ(typ).shape {
             Shape::List(item) => item,
+            Shape::Bytes => return self.construct_bytes(id, typ, out),
             Shape::Any => return self.construct_any(id, out),
             _ => return Ok(self.wrong_type(id, typ)),
         };
@@ -356,6 +357,29 @@ impl<'a> Decoder<'a> {
             }
         }
         *out = Value::List(items);
+        Ok(true)
+    }
+
+    /// Bytes written as a list of numbers.
+    fn construct_bytes(&mut self, id: NodeId, typ: TypeId, out: &mut Value) -> Fatal<bool> {
+        let mut bytes = Vec::new();
+        for item in self.tree.items(id) {
+            let target = self.tree.target(*item);
+            if self.is_null(target) {
+                continue;
+            }
+            let byte = match self.tree.node(target).kind {
+                Kind::Scalar { .. } => number::uint_of(&self.scalar(target)?, 8, self.dialect),
+                _ => None,
+            };
+            match byte.and_then(|byte| u8::try_from(byte).ok()) {
+                Some(byte) => bytes.push(byte),
+                None => {
+                    self.wrong_type(*item, typ);
+                }
+            }
+        }
+        *out = Value::Bytes(bytes);
         Ok(true)
     }
 

@@ -284,8 +284,7 @@ impl Merger<'_> {
         let fields = item_fields(self.schema, item);
         let known = left.len();
         for (index, right) in right.iter().enumerate() {
-            if matches!(right, Value::Nil) {
-                // The library fails on it hard.
+            if self.falls_over_null(rule, fields, left, right) {
                 return Err(self.refuse("null item".into()));
             }
             // A rule that replaces looks at what was there before the patch, and there at the last one.
@@ -305,6 +304,15 @@ impl Merger<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the library looks into a null while it searches the item; it crashes then.
+    fn falls_over_null(&self, rule: &ListRule, fields: &[Field], left: &[Value], right: &Value) -> bool {
+        let null = |item: &Value| matches!(item, Value::Nil);
+        if null(right) {
+            return rule.keys.len() > 1 || !left.is_empty();
+        }
+        left.iter().take_while(|left| null(left) || !same_item(rule, fields, left, right)).any(null)
     }
 }
 

@@ -40,7 +40,7 @@ fn main() -> Result<ExitCode> {
     let mut random = Random::new(args.seed);
     let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
-    let (mut done, mut different, mut refused) = (0, 0, 0);
+    let (mut done, mut different, mut refused, mut unreadable) = (0, 0, 0, 0);
     while done < args.pairs {
         let batch: Vec<Pair> =
             (0..500.min(args.pairs - done)).map(|_| pairs::pair(line, &mut random)).collect();
@@ -48,6 +48,7 @@ fn main() -> Result<ExitCode> {
             let count = counts.entry(pair.label.clone()).or_default();
             match verdict {
                 Ok(Agreement::Patched(_)) => count.0 += 1,
+                Ok(Agreement::Unreadable) => unreadable += 1,
                 Ok(Agreement::Refused(class)) => {
                     count.1 += 1;
                     refused += 1;
@@ -68,7 +69,7 @@ fn main() -> Result<ExitCode> {
         }
         done += batch.len();
     }
-    println!("line {}: {done} pairs, {refused} refused by both, {different} different", args.line);
+    println!("line {}: {done} pairs, {refused} refused by both, {unreadable} unreadable from them, {different} different", args.line);
     for (class, count) in refusals {
         println!("  refused {class}: {count}");
     }

@@ -31,7 +31,7 @@ pub(super) fn int_of(scalar: &Scalar, bits: u32, dialect: Dialect) -> Option<i64
     let value = match scalar {
         Scalar::Int(value) => *value,
         Scalar::Uint(value) => i64::try_from(*value).ok()?,
-        Scalar::Float(value) if *value <= i64::MAX as f64 && (dialect != Dialect::V4Rc6 || is_whole(*value)) => {
+        Scalar::Float(value) if *value <= i64::MAX as f64 && (cuts(dialect) || is_whole(*value)) => {
             *value as i64
         }
         _ => return None,
@@ -50,7 +50,7 @@ pub(super) fn uint_of(scalar: &Scalar, bits: u32, dialect: Dialect) -> Option<u6
     let value = match scalar {
         Scalar::Int(value) => u64::try_from(*value).ok()?,
         Scalar::Uint(value) => *value,
-        Scalar::Float(value) if dialect == Dialect::V4Rc6 && (*value < 0.0 || !is_whole(*value)) => return None,
+        Scalar::Float(value) if !cuts(dialect) && (*value < 0.0 || !is_whole(*value)) => return None,
         // Before, a negative number became what the processor makes of it: one that does not fit.
         Scalar::Float(value) if *value <= -1.0 => return None,
         Scalar::Float(value) if *value <= u64::MAX as f64 => *value as u64,
@@ -59,15 +59,21 @@ pub(super) fn uint_of(scalar: &Scalar, bits: u32, dialect: Dialect) -> Option<u6
     (bits >= 64 || value >> bits == 0).then_some(value)
 }
 
+/// Until 1.12 an integer took any float, and lost what stands behind the point.
+fn cuts(dialect: Dialect) -> bool {
+    matches!(dialect, Dialect::V3 | Dialect::V4Rc3)
+}
+
 fn is_whole(value: f64) -> bool {
     value.is_finite() && value.trunc() == value
 }
 
-/// A number alone is no duration; the newest release makes one exception.
+/// A number alone is no duration, except zero since 1.13, and a whole float (in nanoseconds) since 1.14.
 pub(super) fn duration_of(scalar: &Scalar, text: &str, dialect: Dialect) -> Option<i64> {
     match scalar {
         Scalar::Str => parse_duration(text),
-        Scalar::Int(0) if dialect == Dialect::V4Rc6 => Some(0),
+        Scalar::Int(0) if !cuts(dialect) => Some(0),
+        Scalar::Float(_) if dialect == Dialect::V4Rc6 => int_of(scalar, 64, dialect),
         _ => None,
     }
 }
