@@ -282,7 +282,12 @@ impl Deleter<'_> {
                 .filter(|(field, _)| field.tagged && !field.inline && field.key == *key)
                 .any(|(field, value)| self.text(field.typ, value).as_deref() == Some(text))
         };
-        match items.iter().position(matches) {
+        // An item without its URL cannot be printed, and the library crashes when it comes to one.
+        let unprintable = |item: &Value| {
+            self.line >= TalosLine::V1_12 && has_unset_url(self.schema, fields, item, key)
+        };
+        match items.iter().position(|item| unprintable(item) || matches(item)) {
+            Some(index) if unprintable(&items[index]) => Err(Class::DeleteLookup),
             Some(index) => {
                 items.remove(index);
                 Ok(())
@@ -313,4 +318,15 @@ impl Deleter<'_> {
             (codec, value) => codec.to_text(value),
         }
     }
+}
+
+fn has_unset_url(schema: &Schema, fields: &[Field], item: &Value, key: &str) -> bool {
+    let Value::Struct(values) = item else { return false };
+    let unset = |(field, value): (&Field, &Value)| {
+        field.tagged
+            && field.key == key
+            && matches!(value, Value::Nil)
+            && schema.typ(field.typ).codec == super::codec::Codec::Url
+    };
+    fields.iter().zip(values).any(unset)
 }

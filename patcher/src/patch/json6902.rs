@@ -375,11 +375,10 @@ pub(super) fn patch_text(config: &MachineConfig, patch: &JsonPatch) -> Result<Pa
 /// Applies a patch to what strategic patches have left, in the form in which the official tool writes it down.
 pub(super) fn patch_state(state: &State, patch: &JsonPatch) -> Result<Patched, PatchError> {
     check_count(state.count())?;
-    let document = match state.docs().next() {
-        Some(doc) => convert::of_tree(&encode(state.line().schema(), doc.typ, &doc.value))?,
-        None => return Err(refuse("the config is empty")),
-    };
-    let before = convert::to_tree(&document);
+    let Some(doc) = state.docs().next() else { return Err(refuse("the config is empty")) };
+    let encoded = encode(state.line().schema(), doc.typ, &doc.value);
+    let document = convert::of_tree(&encoded)?;
+    let before = convert::written(&encoded);
     let patched = patch.apply(document)?;
     Ok(Patched { before, after: convert::to_tree(&patched) })
 }

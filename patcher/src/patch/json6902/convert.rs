@@ -248,6 +248,22 @@ pub(super) fn to_tree(json: &Json) -> Tree {
     }
 }
 
+/// The tree of what the encoder writes, for comparison with [`to_tree`].
+pub(super) fn written(tree: &Tree) -> Tree {
+    match tree {
+        Tree::Bool(value) => Tree::Raw(value.to_string()),
+        Tree::Float(value) => Tree::Raw(emit::float(*value)),
+        Tree::Int(value) => Tree::Raw(value.to_string()),
+        Tree::Uint(value) => Tree::Raw(value.to_string()),
+        Tree::Time(time) => Tree::Raw(time.to_string()),
+        Tree::List(items) => Tree::List(items.iter().map(written).collect()),
+        Tree::Map(entries) => {
+            Tree::Map(entries.iter().map(|(key, value)| (key.clone(), written(value))).collect())
+        }
+        Tree::Null | Tree::Raw(_) | Tree::Str(_) => tree.clone(),
+    }
+}
+
 /// The tree of a YAML text for comparison with [`to_tree`]: strings are strings, null is null, anything else is
 /// its text, aliases are what they stand for.
 pub(crate) fn literal(tree: &Document, id: NodeId) -> Tree {
