@@ -16,6 +16,7 @@ mod line;
 mod load;
 mod merge;
 pub mod schema;
+mod splice;
 mod tree;
 pub mod url;
 pub mod value;

@@ -89,6 +89,11 @@ impl Document {
         &self.nodes[id.index()]
     }
 
+    /// All nodes, in the order of the text.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter()
+    }
+
     /// Changes a node in place; used where a patch document is taken apart.
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         &mut self.nodes[id.index()]

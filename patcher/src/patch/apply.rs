@@ -1,19 +1,21 @@
 //! Applies loaded patches to a config, document by document, and keeps the text of what does not change.
 
+use super::decode::decode;
 use super::delete::{Selector, delete};
 use super::document::{Doc, Entry, check_together, load_config};
 use super::emit::{Layout, block};
 use super::encode::encode;
 use super::error::{Class, PatchError};
 use super::line::TalosLine;
-use super::json6902;
+use super::json6902::{self, written};
 use super::load::{Patch, Strategic};
 use super::merge::merge;
 use super::schema::{Schema, Shape, TypeId};
+use super::splice::splice_checked;
 use super::tree::Tree;
 use super::value::{Key, Value};
 use crate::machine::document::Part;
-use crate::machine::{DocumentId, MachineConfig};
+use crate::machine::{Dialect, Document, DocumentId, MachineConfig, parse};
 
 /// A piece of the config: a document, or text that holds none.
 pub(super) struct Piece {
@@ -58,7 +60,9 @@ pub fn apply(config: &str, patches: &[Patch], line: TalosLine) -> Result<String,
                     }
                     None => json6902::patch_text(&MachineConfig::parse(text.as_bytes(), line.dialect())?, patch)?,
                 };
-                text = rewrite(&text, &patched.before, &patched.after);
+                text = rewrite(&text, &patched.before, &patched.after, line.dialect(), |tree| {
+                    json6902::literal(tree, tree.root()) == patched.after
+                });
             }
         }
     }
@@ -229,17 +233,39 @@ impl Piece {
         if *before == after {
             return self.text;
         }
-        rewrite(&self.text, before, &after)
+        rewrite(&self.text, before, &after, line.dialect(), |tree| {
+            self.doc.as_ref().is_some_and(|doc| {
+                let read = decode(line.schema(), line.dialect(), tree, doc.typ);
+                read.is_ok_and(|value| written(&encode(line.schema(), doc.typ, &value)) == written(&after))
+            })
+        })
     }
 }
 
-/// Changes the text of a document from one tree to another.
-fn rewrite(text: &str, before: &Tree, after: &Tree) -> String {
+/// Changes the text of a document from one tree to another, by edits where they are read back as they should, and
+/// else by writing it anew.
+fn rewrite(
+    text: &str,
+    before: &Tree,
+    after: &Tree,
+    dialect: Dialect,
+    is_right: impl Fn(&Document) -> bool,
+) -> String {
     if before == after {
         return text.to_owned();
     }
-    let separator = if text.starts_with("---") { "---\n" } else { "" };
-    format!("{separator}{}", block(after, Layout::TALOS, 0))
+    if let Some(spliced) = splice_checked(text, before, after, dialect, is_right) {
+        return spliced;
+    }
+    // What stands in front of the first value stays: the separator and comments.
+    let start = parse(text.as_bytes(), dialect).ok().and_then(|documents| {
+        let tree = &documents.first()?.tree;
+        let start = tree.node(tree.root()).start;
+        let line = text[..start].rfind('\n').map_or(0, |index| index + 1);
+        text[line..start].trim().is_empty().then_some(line)
+    });
+    let head = start.map_or(if text.starts_with("---") { "---\n" } else { "" }, |start| &text[..start]);
+    format!("{head}{}", block(after, Layout::TALOS, 0))
 }
 
 /// The library copies a config before it merges anything into it, and fails on some free-form values.

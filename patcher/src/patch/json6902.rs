@@ -17,7 +17,7 @@ use super::value::{Key, Value};
 use crate::machine::{Dialect, MachineConfig};
 
 mod convert;
-pub(super) use convert::literal;
+pub(super) use convert::{literal, written};
 
 /// A JSON value whose scalars keep their text. `None` is null.
 pub(super) type Json = Option<Node>;

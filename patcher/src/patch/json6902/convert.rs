@@ -249,7 +249,7 @@ pub(super) fn to_tree(json: &Json) -> Tree {
 }
 
 /// The tree of what the encoder writes, for comparison with [`to_tree`].
-pub(super) fn written(tree: &Tree) -> Tree {
+pub(in crate::patch) fn written(tree: &Tree) -> Tree {
     match tree {
         Tree::Bool(value) => Tree::Raw(value.to_string()),
         Tree::Float(value) => Tree::Raw(emit::float(*value)),
@@ -266,7 +266,7 @@ pub(super) fn written(tree: &Tree) -> Tree {
 
 /// The tree of a YAML text for comparison with [`to_tree`]: strings are strings, null is null, anything else is
 /// its text, aliases are what they stand for.
-pub(crate) fn literal(tree: &Document, id: NodeId) -> Tree {
+pub(in crate::patch) fn literal(tree: &Document, id: NodeId) -> Tree {
     let mut budget = MAX_VALUES;
     literal_within(tree, id, 0, &mut budget)
 }
