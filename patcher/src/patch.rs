@@ -5,17 +5,21 @@
 
 mod apply;
 pub mod codec;
+pub mod conflict;
 mod decode;
 mod delete;
+pub mod diff;
 mod document;
 mod emit;
 mod encode;
+pub mod ensure;
 mod error;
 mod json6902;
 mod line;
 mod load;
 mod merge;
 pub mod schema;
+mod secret;
 mod splice;
 mod tree;
 pub mod url;

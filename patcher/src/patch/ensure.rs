@@ -1,0 +1,534 @@
+//! Our own edits: what a config must say, not how to change it.
+//!
+//! An edit that finds its wish fulfilled changes nothing, so a second run is empty. What an edit is not about
+//! stays byte for byte: comments, order, quoting, keys and documents that we do not know. Every edit has a
+//! reason, and every changed line knows the edit that it comes from.
+
+use std::collections::BTreeMap;
+
+use similar::{ChangeTag, TextDiff};
+
+use super::emit::{Layout, block};
+use super::error::{Class, PatchError};
+use super::json6902::literal;
+use super::line::TalosLine;
+use super::splice::splice_checked;
+use super::tree::Tree;
+use super::value::Key;
+use crate::machine::{Document, DocumentId, MachineConfig};
+
+/// A value that an edit wants to see.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Setting {
+    /// `true`, `false`
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Items in order.
+    List(Vec<Self>),
+    /// Entries in order.
+    Map(Vec<(String, Self)>),
+    /// Text; quoted where it needs to be.
+    Text(String),
+}
+
+impl Setting {
+    /// Text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// A list of texts.
+    pub fn texts<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Self {
+        Self::List(items.into_iter().map(Self::text).collect())
+    }
+
+    /// A mapping.
+    pub fn map<K: Into<String>>(entries: impl IntoIterator<Item = (K, Self)>) -> Self {
+        Self::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect())
+    }
+
+    fn tree(&self) -> Tree {
+        match self {
+            Self::Bool(value) => Tree::Raw(value.to_string()),
+            Self::Int(value) => Tree::Raw(value.to_string()),
+            Self::List(items) => Tree::List(items.iter().map(Self::tree).collect()),
+            Self::Map(entries) => {
+                let entry = |(key, value): &(String, Self)| (Key::Str(key.clone()), value.tree());
+                Tree::Map(entries.iter().map(entry).collect())
+            }
+            Self::Text(text) => Tree::Str(text.clone()),
+        }
+    }
+}
+
+/// A step on the way to a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The value of a key; the mapping around it is made when it is missing.
+    Key(String),
+    /// The item of a list whose `key` has this text; made when there is none.
+    Item {
+        /// The key that tells the items apart.
+        key: String,
+        /// Its text.
+        text: String,
+    },
+}
+
+/// Where in a document a value stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place(Vec<Step>);
+
+impl Place {
+    /// A way along keys, written with dots: `machine.kubelet.nodeIP`. For keys that hold dots use [`Self::key`].
+    pub fn at(keys: &str) -> Self {
+        Self(keys.split('.').map(|key| Step::Key(key.to_owned())).collect())
+    }
+
+    /// One key further.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.0.push(Step::Key(key.into()));
+        self
+    }
+
+    /// Into the item of a list that has this text for its key.
+    #[must_use]
+    pub fn item(mut self, key: impl Into<String>, text: impl Into<String>) -> Self {
+        self.0.push(Step::Item { key: key.into(), text: text.into() });
+        self
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if index == 0 => f.write_str(key)?,
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Item { key, text } => write!(f, "[{key}={text}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What must be so.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wish {
+    /// Nothing stands at this place.
+    Absent(Place),
+    /// The list has these items, in whatever place; missing ones are added at its end.
+    Contains(Place, Vec<Setting>),
+    /// The document does not exist.
+    DocumentAbsent,
+    /// The document exists and has these entries; others are left alone.
+    DocumentHas(Vec<(String, Setting)>),
+    /// The document exists and has exactly these entries besides its identity.
+    DocumentIs(Vec<(String, Setting)>),
+    /// The value at this place is this one.
+    Is(Place, Setting),
+}
+
+/// One wish about one document, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Edit {
+    /// The document.
+    pub document: DocumentId,
+    /// What must be so.
+    pub wish: Wish,
+    /// Why, in one sentence for the operator.
+    pub reason: String,
+}
+
+/// A config in which every wish is fulfilled.
+#[derive(Debug, Clone)]
+pub struct Ensured {
+    /// Its text.
+    pub text: String,
+    /// For each line of the new text that is not in the old one: the edit (by index) that it comes from.
+    pub added: BTreeMap<usize, usize>,
+    /// For each line of the old text that is not in the new one: the edit that took it out.
+    pub removed: BTreeMap<usize, usize>,
+}
+
+impl Ensured {
+    /// The edit behind a line of the new text, counted from 0.
+    pub fn why_added(&self, line: usize) -> Option<usize> {
+        self.added.get(&line).copied()
+    }
+
+    /// The edit behind a line that is gone from the old text, counted from 0.
+    pub fn why_removed(&self, line: usize) -> Option<usize> {
+        self.removed.get(&line).copied()
+    }
+}
+
+/// Makes a config fulfil wishes, in order.
+///
+/// # Errors
+/// When the config is no YAML, a wish meets a value that it cannot go into, or the text cannot be edited without
+/// writing more of it anew than the wish is about. The config is as it was then.
+pub fn apply_edits(config: &str, edits: &[Edit], line: TalosLine) -> Result<Ensured, PatchError> {
+    // A byte order mark is no part of the first key.
+    let (mark, body) = match config.strip_prefix('\u{feff}') {
+        Some(body) => ("\u{feff}", body),
+        None => ("", config),
+    };
+    let mut origins = Origins::new(body);
+    let mut text = body.to_owned();
+    for (index, edit) in edits.iter().enumerate() {
+        let next = apply_edit(&text, edit, line).map_err(|error| error.in_document(&edit.document))?;
+        if next != text {
+            origins.update(&text, &next, index);
+            text = next;
+        }
+    }
+    let (added, removed) = origins.finish();
+    Ok(Ensured { text: format!("{mark}{text}"), added, removed })
+}
+
+fn apply_edit(text: &str, edit: &Edit, line: TalosLine) -> Result<String, PatchError> {
+    let config = MachineConfig::parse(text.as_bytes(), line.dialect())?;
+    let found = config.parts().iter().find(|part| part.id == edit.document);
+    let Some(part) = found else {
+        return Ok(match &edit.wish {
+            Wish::Absent(_) | Wish::DocumentAbsent => text.to_owned(),
+            wish => append(text, &wanted_of_nothing(&edit.document, wish)?),
+        });
+    };
+    if edit.wish == Wish::DocumentAbsent {
+        return Ok(format!("{}{}", &text[..part.span.start], &text[part.span.end..]));
+    }
+    let own = &text[part.span.clone()];
+    let before = literal(&part.tree, part.tree.root());
+    let mut after = before.clone();
+    fulfil(&mut after, &edit.document, &edit.wish)?;
+    if after == before {
+        return Ok(text.to_owned());
+    }
+    let is_right = |tree: &Document| literal(tree, tree.root()) == after;
+    let Some(spliced) = splice_checked(own, &before, &after, line.dialect(), is_right) else {
+        let message = "the document cannot be edited without writing it anew";
+        return Err(PatchError::new(Class::Limit, message).on_line(part.line()));
+    };
+    Ok(format!("{}{spliced}{}", &text[..part.span.start], &text[part.span.end..]))
+}
+
+/// The document that a wish makes where there is none.
+fn wanted_of_nothing(id: &DocumentId, wish: &Wish) -> Result<Tree, PatchError> {
+    let mut document = Tree::Map(identity(id));
+    fulfil(&mut document, id, wish)?;
+    Ok(document)
+}
+
+fn identity(id: &DocumentId) -> Vec<(Key, Tree)> {
+    let entry = |key: &str, text: &str| (Key::Str(key.to_owned()), Tree::Str(text.to_owned()));
+    if id.is_legacy() {
+        return vec![entry("version", "v1alpha1")];
+    }
+    let mut entries = vec![entry("apiVersion", &id.api_version), entry("kind", &id.kind)];
+    if !id.name.is_empty() {
+        entries.push(entry("name", &id.name));
+    }
+    entries
+}
+
+fn append(text: &str, document: &Tree) -> String {
+    let written = block(document, Layout::TALOS, 0);
+    if text.trim().is_empty() {
+        return written;
+    }
+    let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    let gap = if text.ends_with('\n') { "" } else { end };
+    format!("{text}{gap}---{end}{}", written.replace('\n', end))
+}
+
+fn fulfil(document: &mut Tree, id: &DocumentId, wish: &Wish) -> Result<(), PatchError> {
+    match wish {
+        Wish::DocumentAbsent => Ok(()),
+        Wish::DocumentHas(entries) => {
+            for (key, value) in entries {
+                put(document, &[Step::Key(key.clone())], &mut |slot| {
+                    *slot = value.tree();
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        }
+        Wish::DocumentIs(entries) => {
+            let mut wanted = identity(id);
+            wanted.extend(entries.iter().map(|(key, value)| (Key::Str(key.clone()), value.tree())));
+            if *document != Tree::Map(wanted.clone()) {
+                *document = Tree::Map(wanted);
+            }
+            Ok(())
+        }
+        Wish::Is(place, value) => put(document, &place.0, &mut |slot| {
+            *slot = value.tree();
+            Ok(())
+        }),
+        Wish::Contains(place, items) => put(document, &place.0, &mut |slot| {
+            if matches!(slot, Tree::Null) {
+                *slot = Tree::List(Vec::new());
+            }
+            let Tree::List(list) = slot else { return Err(unexpected(place, "a list")) };
+            for item in items {
+                let item = item.tree();
+                if !list.contains(&item) {
+                    list.push(item);
+                }
+            }
+            Ok(())
+        }),
+        Wish::Absent(place) => {
+            take(document, &place.0);
+            Ok(())
+        }
+    }
+}
+
+fn unexpected(place: &Place, wanted: &str) -> PatchError {
+    PatchError::new(Class::WrongType, format!("expected {wanted}")).at(place.to_string())
+}
+
+/// Goes along the steps, makes what is missing, and changes what is there.
+fn put(
+    tree: &mut Tree,
+    steps: &[Step],
+    change: &mut dyn FnMut(&mut Tree) -> Result<(), PatchError>,
+) -> Result<(), PatchError> {
+    let Some((step, rest)) = steps.split_first() else { return change(tree) };
+    let at = || Place(vec![step.clone()]);
+    match step {
+        Step::Key(key) => {
+            if matches!(tree, Tree::Null) {
+                *tree = Tree::Map(Vec::new());
+            }
+            let Tree::Map(entries) = tree else { return Err(unexpected(&at(), "a mapping around it")) };
+            let index = match entries.iter().position(|(name, _)| name.text() == key) {
+                Some(index) => index,
+                None => {
+                    entries.push((Key::Str(key.clone()), Tree::Null));
+                    entries.len() - 1
+                }
+            };
+            put(&mut entries[index].1, rest, change)
+        }
+        Step::Item { key, text } => {
+            if matches!(tree, Tree::Null) {
+                *tree = Tree::List(Vec::new());
+            }
+            let Tree::List(items) = tree else { return Err(unexpected(&at(), "a list around it")) };
+            let index = match items.iter().position(|item| has_text(item, key, text)) {
+                Some(index) => index,
+                None => {
+                    items.push(Tree::Map(vec![(Key::Str(key.clone()), Tree::Str(text.clone()))]));
+                    items.len() - 1
+                }
+            };
+            put(&mut items[index], rest, change)
+        }
+    }
+}
+
+/// Takes out what the steps lead to, and mappings that are empty then.
+fn take(tree: &mut Tree, steps: &[Step]) {
+    let Some((step, rest)) = steps.split_first() else { return };
+    match (step, tree) {
+        (Step::Key(key), Tree::Map(entries)) => {
+            let Some(index) = entries.iter().position(|(name, _)| name.text() == key) else { return };
+            if !rest.is_empty() {
+                let had = !is_empty(&entries[index].1);
+                take(&mut entries[index].1, rest);
+                if !(had && is_empty(&entries[index].1)) {
+                    return;
+                }
+            }
+            entries.remove(index);
+        }
+        (Step::Item { key, text }, Tree::List(items)) => {
+            let Some(index) = items.iter().position(|item| has_text(item, key, text)) else { return };
+            if rest.is_empty() {
+                items.remove(index);
+            } else {
+                take(&mut items[index], rest);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_empty(tree: &Tree) -> bool {
+    match tree {
+        Tree::Map(entries) => entries.is_empty(),
+        Tree::List(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+fn has_text(item: &Tree, key: &str, text: &str) -> bool {
+    match item.get(&Key::Str(key.to_owned())) {
+        Some(Tree::Str(found) | Tree::Raw(found)) => found == text,
+        _ => false,
+    }
+}
+
+/// Which line comes from where.
+struct Origins {
+    /// Per line of the current text: its number in the old text, or the edit that wrote it.
+    lines: Vec<Origin>,
+    removed: BTreeMap<usize, usize>,
+}
+
+#[derive(Clone, Copy)]
+enum Origin {
+    Edit(usize),
+    Old(usize),
+}
+
+impl Origins {
+    fn new(text: &str) -> Self {
+        Self { lines: (0..text.lines().count()).map(Origin::Old).collect(), removed: BTreeMap::new() }
+    }
+
+    fn update(&mut self, before: &str, after: &str, edit: usize) {
+        let mut lines = Vec::new();
+        for change in TextDiff::from_lines(before, after).iter_all_changes() {
+            let old = change.old_index().and_then(|index| self.lines.get(index));
+            match (change.tag(), old) {
+                (ChangeTag::Equal, Some(origin)) => lines.push(*origin),
+                (ChangeTag::Delete, Some(Origin::Old(line))) => {
+                    self.removed.insert(*line, edit);
+                }
+                (ChangeTag::Delete, _) => {}
+                (ChangeTag::Equal | ChangeTag::Insert, _) => lines.push(Origin::Edit(edit)),
+            }
+        }
+        self.lines = lines;
+    }
+
+    fn finish(self) -> (BTreeMap<usize, usize>, BTreeMap<usize, usize>) {
+        let added = self.lines.iter().enumerate().filter_map(|(line, origin)| match origin {
+            Origin::Edit(edit) => Some((line, *edit)),
+            Origin::Old(_) => None,
+        });
+        (added.collect(), self.removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "\
+version: v1alpha1 # the legacy document
+machine:
+  # do not touch
+  type: controlplane
+  kubelet: {}
+  unknown: [1, 2] # kept
+cluster:
+  etcd:
+    advertisedSubnets: # one LAN
+    - 192.168.1.0/24
+---
+apiVersion: v1alpha1
+kind: FutureConfig   # nobody knows it yet
+odd:   {a:   1}
+";
+
+    fn edit(wish: Wish) -> Edit {
+        Edit { document: DocumentId::legacy(), wish, reason: "test".into() }
+    }
+
+    fn ensure(config: &str, edits: &[Edit]) -> Ensured {
+        apply_edits(config, edits, TalosLine::V1_14).unwrap()
+    }
+
+    #[test]
+    fn only_the_lines_of_the_wish_change_and_a_second_run_changes_nothing() {
+        let edits = [
+            edit(Wish::Is(Place::at("machine.kubelet.nodeIP.validSubnets"), Setting::texts(["10.0.0.0/8"]))),
+            edit(Wish::Contains(
+                Place::at("cluster.etcd.advertisedSubnets"),
+                vec![Setting::text("192.168.1.0/24"), Setting::text("10.0.0.0/8")],
+            )),
+            edit(Wish::Absent(Place::at("machine.type"))),
+        ];
+        let ensured = ensure(CONFIG, &edits);
+        let expected = "\
+version: v1alpha1 # the legacy document
+machine:
+  # do not touch
+  kubelet: {nodeIP: {validSubnets: [10.0.0.0/8]}}
+  unknown: [1, 2] # kept
+cluster:
+  etcd:
+    advertisedSubnets: # one LAN
+    - 192.168.1.0/24
+    - 10.0.0.0/8
+---
+apiVersion: v1alpha1
+kind: FutureConfig   # nobody knows it yet
+odd:   {a:   1}
+";
+        assert_eq!(ensured.text, expected);
+        assert_eq!(ensured.why_added(3), Some(0));
+        assert_eq!(ensured.why_added(9), Some(1));
+        assert_eq!(ensured.why_removed(3), Some(2));
+        assert_eq!(ensured.why_removed(4), Some(0));
+        assert_eq!(ensured.why_added(0), None);
+        let again = ensure(&ensured.text, &edits);
+        assert_eq!(again.text, ensured.text);
+        assert!(again.added.is_empty() && again.removed.is_empty());
+    }
+
+    #[test]
+    fn documents_are_added_changed_and_taken_out() {
+        let document = DocumentId::new("KubeNodeConfig", "");
+        let wish = |wish| Edit { document: document.clone(), wish, reason: "test".into() };
+        let subnets = || Setting::map([("validSubnets", Setting::texts(["10.0.0.0/8"]))]);
+        let added = ensure(CONFIG, &[wish(Wish::DocumentIs(vec![("nodeIP".into(), subnets())]))]).text;
+        assert!(added.starts_with(CONFIG));
+        let tail = "---\napiVersion: v1alpha1\nkind: KubeNodeConfig\nnodeIP:\n    validSubnets:\n        - 10.0.0.0/8\n";
+        assert!(added.ends_with(tail), "{added}");
+        let has = wish(Wish::DocumentHas(vec![("registerWithFQDN".into(), Setting::Bool(true))]));
+        let changed = ensure(&added, &[has]).text;
+        assert_eq!(changed, format!("{added}registerWithFQDN: true\n"));
+        assert_eq!(ensure(&changed, &[wish(Wish::DocumentAbsent)]).text, CONFIG);
+    }
+
+    #[test]
+    fn items_of_lists_are_found_by_their_key() {
+        let routes = Place::at("machine.network.interfaces").item("interface", "ichor0").key("routes");
+        let route = Setting::map([("network", Setting::text("10.0.0.0/8")), ("metric", Setting::Int(2048))]);
+        let edits = [edit(Wish::Contains(routes, vec![route]))];
+        let text = "machine:\n  network:\n    interfaces:\n    - interface: eth0 # up\n      dhcp: true\n";
+        let ensured = ensure(text, &edits);
+        let expected = format!(
+            "{text}    - interface: ichor0\n      routes:\n      - network: 10.0.0.0/8\n        metric: 2048\n"
+        );
+        assert_eq!(ensured.text, expected);
+        assert_eq!(ensure(&ensured.text, &edits).text, ensured.text);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_the_line_breaks_of_windows_stay() {
+        let text = "\u{feff}machine:\r\n  type: worker\r\n";
+        let edits = [edit(Wish::Is(Place::at("machine.nodeLabels").key("a.b/c"), Setting::text("off")))];
+        let ensured = ensure(text, &edits);
+        assert_eq!(
+            ensured.text,
+            "\u{feff}machine:\r\n  type: worker\r\n  nodeLabels:\r\n    a.b/c: \"off\"\r\n"
+        );
+    }
+
+    #[test]
+    fn a_value_in_the_way_is_an_error() {
+        let edits = [edit(Wish::Is(Place::at("machine.type.x"), Setting::Bool(true)))];
+        let error = apply_edits(CONFIG, &edits, TalosLine::V1_14).unwrap_err();
+        assert_eq!(error.class, Class::WrongType);
+    }
+}
