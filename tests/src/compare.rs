@@ -1,6 +1,6 @@
 //! Compares what we make of a config and patches with what the official library makes of them.
 
-use ichorctl::patch::{self, Class, PatchArg, PatchError, TalosLine};
+use ichorctl::patch::{self, Class, PatchArg, PatchError, TalosLine, conflict};
 
 use crate::oracle::{Oracle, Request, Response};
 use crate::refusal::{self, Refusal};
@@ -21,6 +21,8 @@ pub struct Pair {
 pub enum Agreement {
     /// Both give this config, in canonical form.
     Patched(String),
+    /// Both give the same config, and both say that it contradicts itself, in these words.
+    Contradicts(Vec<String>),
     /// Both refuse.
     Refused(Class),
     /// The official tool wrote an enum that has no name, which no node reads back; we keep the text as it was.
@@ -40,8 +42,13 @@ pub struct Difference {
 
 /// What we make of a pair.
 pub fn ours(pair: &Pair, line: TalosLine) -> Result<String, PatchError> {
-    let config = std::str::from_utf8(&pair.config)
-        .map_err(|_| PatchError { class: Class::Syntax, document: None, path: String::new(), line: None, message: "not UTF-8".into() })?;
+    let config = std::str::from_utf8(&pair.config).map_err(|_| PatchError {
+        class: Class::Syntax,
+        document: None,
+        path: String::new(),
+        line: None,
+        message: "not UTF-8".into(),
+    })?;
     let args: Result<Vec<PatchArg>, PatchError> =
         pair.patches.iter().map(|value| PatchArg::from_flag(value, line)).collect();
     let patches = patch::load(&args?, line)?;
@@ -52,7 +59,11 @@ pub fn ours(pair: &Pair, line: TalosLine) -> Result<String, PatchError> {
 ///
 /// # Errors
 /// When the oracle fails, not when there are differences.
-pub fn compare(oracle: &mut Oracle, line: TalosLine, pairs: &[Pair]) -> anyhow::Result<Vec<Result<Agreement, Difference>>> {
+pub fn compare(
+    oracle: &mut Oracle,
+    line: TalosLine,
+    pairs: &[Pair],
+) -> anyhow::Result<Vec<Result<Agreement, Difference>>> {
     let requests: Vec<_> = pairs.iter().map(|pair| Request::patch(&pair.config, &pair.patches)).collect();
     let answers = oracle.ask_all(&requests)?;
     let ours: Vec<Result<String, PatchError>> = pairs.iter().map(|pair| ours(pair, line)).collect();
@@ -60,13 +71,58 @@ pub fn compare(oracle: &mut Oracle, line: TalosLine, pairs: &[Pair]) -> anyhow::
         ours.iter().map(|ours| Request::canonical(ours.as_deref().unwrap_or_default().as_bytes())).collect();
     let canonical = oracle.ask_all(&texts)?;
     let verdicts = answers.iter().zip(&ours).zip(&canonical).zip(pairs);
-    Ok(verdicts
+    let verdicts: Vec<Result<Agreement, Difference>> = verdicts
         .map(|(((theirs, ours), canonical), pair)| {
             // After a JSON patch the official library has a text of its own, with other lines.
             let rewritten = pair.patches.len() > 1 && theirs.stage == "apply";
             judge(theirs, ours, canonical, rewritten)
         })
-        .collect())
+        .collect();
+    validate(oracle, line, &ours, verdicts)
+}
+
+/// Compares, for every result, the contradictions that the official validation finds with those that we find.
+fn validate(
+    oracle: &mut Oracle,
+    line: TalosLine,
+    ours: &[Result<String, PatchError>],
+    mut verdicts: Vec<Result<Agreement, Difference>>,
+) -> anyhow::Result<Vec<Result<Agreement, Difference>>> {
+    let results: Vec<usize> =
+        (0..verdicts.len()).filter(|index| matches!(verdicts[*index], Ok(Agreement::Patched(_)))).collect();
+    // Of our own text: what the official tool writes has lost empty collections, which count as settings.
+    let text = |index: usize| ours[index].as_deref().unwrap_or_default();
+    let requests: Vec<_> =
+        results.iter().map(|index| Request::validate(text(*index).as_bytes(), "metal")).collect();
+    for (index, answer) in results.iter().zip(oracle.ask_all(&requests)?) {
+        // Some configs that can be loaded make validation crash.
+        if answer.panic {
+            continue;
+        }
+        let known: Vec<&str> =
+            line.schema().conflicts.iter().map(|conflict| conflict.text.as_str()).collect();
+        let is_contradiction = |text: &str| {
+            known.iter().any(|known| text.ends_with(known))
+                || text.contains("document kinds are only allowed")
+        };
+        let mut theirs: Vec<String> =
+            answer.errors.iter().filter(|text| is_contradiction(text)).cloned().collect();
+        let mut found: Vec<String> = match conflict::contradictions(text(*index), line) {
+            Ok(found) => found.into_iter().map(|found| found.message).collect(),
+            Err(error) => vec![error.to_string()],
+        };
+        theirs.sort();
+        found.sort();
+        let same = theirs.len() == found.len()
+            && theirs.iter().zip(&found).all(|(theirs, ours)| theirs.ends_with(ours.as_str()));
+        if !same {
+            verdicts[*index] =
+                Err(Difference { ours: found.join("\n"), theirs: theirs.join("\n"), what: "contradictions" });
+        } else if !found.is_empty() {
+            verdicts[*index] = Ok(Agreement::Contradicts(found));
+        }
+    }
+    Ok(verdicts)
 }
 
 fn judge(
@@ -75,14 +131,19 @@ fn judge(
     canonical: &Response,
     rewritten: bool,
 ) -> Result<Agreement, Difference> {
-    let difference = |what: &'static str, ours: String, theirs: String| Err(Difference { ours, theirs, what });
+    let difference =
+        |what: &'static str, ours: String, theirs: String| Err(Difference { ours, theirs, what });
     match (ours, theirs.ok) {
         (Ok(ours), true) => {
             if theirs.load_error.contains("(0) does not belong to") {
                 return Ok(Agreement::Unreadable);
             }
             if theirs.load_error.is_empty() != canonical.load_error.is_empty() {
-                return difference("loading", format!("{}\n{ours}", canonical.load_error), format!("{}\n{}", theirs.load_error, theirs.output));
+                return difference(
+                    "loading",
+                    format!("{}\n{ours}", canonical.load_error),
+                    format!("{}\n{}", theirs.load_error, theirs.output),
+                );
             }
             if theirs.load_error.is_empty() {
                 if theirs.canonical == canonical.canonical {
@@ -105,14 +166,22 @@ fn judge(
             if agrees(ours, &refusal, theirs, rewritten) {
                 return Ok(Agreement::Refused(ours.class));
             }
-            difference("refusal", format!("{:?} {ours}", ours.class), format!("{:?} {} {}", refusal.class, theirs.stage, theirs.error))
+            difference(
+                "refusal",
+                format!("{:?} {ours}", ours.class),
+                format!("{:?} {} {}", refusal.class, theirs.stage, theirs.error),
+            )
         }
         // Up to 1.13 a delete of a missing document leaves a document behind that no node loads. We refuse.
         (Err(ours), true) if ours.class == Class::DeleteMissingDocument && !theirs.load_error.is_empty() => {
             Ok(Agreement::Refused(ours.class))
         }
-        (Ok(ours), false) => difference("refused by them", ours.clone(), format!("{} {}", theirs.stage, theirs.error)),
-        (Err(ours), true) => difference("refused by us", format!("{:?} {ours}", ours.class), theirs.output.clone()),
+        (Ok(ours), false) => {
+            difference("refused by them", ours.clone(), format!("{} {}", theirs.stage, theirs.error))
+        }
+        (Err(ours), true) => {
+            difference("refused by us", format!("{:?} {ours}", ours.class), theirs.output.clone())
+        }
     }
 }
 
@@ -153,5 +222,7 @@ fn agrees(ours: &PatchError, theirs: &Refusal, answer: &Response, rewritten: boo
 fn keys_agree(ours: &PatchError, text: &str) -> bool {
     let Some((_, list)) = text.split_once("during decoding:") else { return false };
     let Some((_, names)) = ours.message.split_once("during decoding: ") else { return false };
-    names.split(", ").all(|path| path.split(['.', '[']).filter(|key| !key.ends_with(']')).all(|key| list.contains(key)))
+    names
+        .split(", ")
+        .all(|path| path.split(['.', '[']).filter(|key| !key.ends_with(']')).all(|key| list.contains(key)))
 }

@@ -19,9 +19,26 @@ pub struct Generator<'a> {
     pub bad: usize,
 }
 
-const WORDS: &[&str] = &["a", "b", "eth0", "eth1", "10.0.0.0/24", "x y", "k8s.io/x", "v1", "node-1", "ghcr.io/a/b:1"];
-const ODD_WORDS: &[&str] =
-    &["off", "017", "yes", "1.10", "", "null", "true", "0x1F", "-", "a: b", "#x", "l1\nl2\n", "~", "é", "1e3", "2001-12-14"];
+const WORDS: &[&str] =
+    &["a", "b", "eth0", "eth1", "10.0.0.0/24", "x y", "k8s.io/x", "v1", "node-1", "ghcr.io/a/b:1"];
+const ODD_WORDS: &[&str] = &[
+    "off",
+    "017",
+    "yes",
+    "1.10",
+    "",
+    "null",
+    "true",
+    "0x1F",
+    "-",
+    "a: b",
+    "#x",
+    "l1\nl2\n",
+    "~",
+    "é",
+    "1e3",
+    "2001-12-14",
+];
 
 impl<'a> Generator<'a> {
     /// A generator for a line.
@@ -82,11 +99,19 @@ impl<'a> Generator<'a> {
             Shape::Pointer(inner) => self.value(*inner, key, depth),
             Shape::Bool => {
                 let odd = self.random.chance(1, 10);
-                Yaml::plain(*self.random.pick(if odd { &["yes", "off", "on", "n", "True"] } else { &["true", "false"] }))
+                Yaml::plain(*self.random.pick(if odd {
+                    &["yes", "off", "on", "n", "True"]
+                } else {
+                    &["true", "false"]
+                }))
             }
             Shape::Int(_) | Shape::Uint(_) => {
                 let odd = self.random.chance(1, 10);
-                Yaml::plain(*self.random.pick(if odd { &["0x10", "010", "1_0", "7.0", "0b11"] } else { &["0", "1", "5", "100", "51"] }))
+                Yaml::plain(*self.random.pick(if odd {
+                    &["0x10", "010", "1_0", "7.0", "0b11"]
+                } else {
+                    &["0", "1", "5", "100", "51"]
+                }))
             }
             Shape::Float => Yaml::plain("1.5"),
             Shape::Str => self.text(key),
@@ -120,10 +145,14 @@ impl<'a> Generator<'a> {
                 let part = (6 + depth * 2).max(fields.len() * (depth + 2) / 5).max(2);
                 let mut entries = Vec::new();
                 for field in fields {
-                    let identity = matches!(field.key.as_str(), "interface" | "name" | "mountPath" | "vlanId" | "image");
+                    let identity =
+                        matches!(field.key.as_str(), "interface" | "name" | "mountPath" | "vlanId" | "image");
                     // Its zero value has no name: the library writes what it cannot read.
                     let needed = matches!(field.key.as_str(), "protocol" | "portSelector");
-                    if needed || self.random.chance(if identity && depth > 0 { part } else { 4 }, part.max(4)) && depth < 9 {
+                    if needed
+                        || self.random.chance(if identity && depth > 0 { part } else { 4 }, part.max(4))
+                            && depth < 9
+                    {
                         entries.push((field.key.clone(), self.value(field.typ, &field.key, depth + 1)));
                     }
                 }
@@ -148,9 +177,14 @@ impl<'a> Generator<'a> {
             Codec::DiskMatcher => *self.random.pick(&[">= 10GB", "5GB", "<= 1TB"]),
             Codec::DiskSize => *self.random.pick(&["10GB", "1000000", "1.5 GiB"]),
             Codec::Duration => *self.random.pick(&["1m", "90s", "1h0m0s", "0s", "100ms"]),
-            Codec::Endpoint | Codec::Url => {
-                *self.random.pick(&["https://10.0.0.1:6443", "https://h/p?q=1", "tcp://1.2.3.4:5", "", "https://u@h:1", "http://other"])
-            }
+            Codec::Endpoint | Codec::Url => *self.random.pick(&[
+                "https://10.0.0.1:6443",
+                "https://h/p?q=1",
+                "tcp://1.2.3.4:5",
+                "",
+                "https://u@h:1",
+                "http://other",
+            ]),
             Codec::Enum(values) => return Some(Yaml::str(self.random.pick(values).1.clone())),
             Codec::FailOverMac => *self.random.pick(&["none", "active", "follow", "1"]),
             Codec::FileMode => return Some(Yaml::plain(*self.random.pick(&["0o644", "0600", "420"]))),
@@ -203,7 +237,13 @@ impl<'a> Generator<'a> {
             2 => Yaml::plain(*self.random.pick(&["true", "false", "off"])),
             3 => Yaml::plain(*self.random.pick(&["1.5", "-0", "1e3", ".inf", "0.0", "123456789.0"])),
             4 => Yaml::str(*self.random.pick(ODD_WORDS)),
-            5 => Yaml::plain(*self.random.pick(&["null", "~", "2001-12-14", "\"\"", "2001-12-14T21:59:43.10Z"])),
+            5 => Yaml::plain(*self.random.pick(&[
+                "null",
+                "~",
+                "2001-12-14",
+                "\"\"",
+                "2001-12-14T21:59:43.10Z",
+            ])),
             6 => {
                 let count = self.random.below(3);
                 Yaml::List((0..count).map(|_| self.free(depth + 1)).collect())

@@ -27,7 +27,9 @@ pub fn random_pair(line: TalosLine, random: &mut Random) -> Pair {
     for _ in 0..generator.random.below(4) {
         let kind = *generator.random.pick(&kinds);
         let name = (*generator.random.pick(NAMES)).to_owned();
-        if !documents.iter().any(|(known, other)| *known == kind && *other == name) || generator.random.chance(1, 30) {
+        if !documents.iter().any(|(known, other)| *known == kind && *other == name)
+            || generator.random.chance(1, 30)
+        {
             documents.push((kind, name));
         }
     }
@@ -169,16 +171,35 @@ pub fn put_delete(document: &mut Yaml, random: &mut Random) {
 }
 
 const POINTERS: &[&str] = &[
-    "/machine/type", "/machine", "/machine/certSANs/-", "/machine/certSANs/0", "/machine/nodeLabels/a", "/cluster/clusterName",
-    "/machine/certSANs", "/machine/network/hostname", "/machine/sysctls", "/cluster/network/podSubnets/-1", "/debug", "", "/nope/x",
-    "/machine/nodeLabels/a.b~1c", "/cluster/etcd/advertisedSubnets", "/cluster", "/version", "machine", "/machine/certSANs/9",
+    "/machine/type",
+    "/machine",
+    "/machine/certSANs/-",
+    "/machine/certSANs/0",
+    "/machine/nodeLabels/a",
+    "/cluster/clusterName",
+    "/machine/certSANs",
+    "/machine/network/hostname",
+    "/machine/sysctls",
+    "/cluster/network/podSubnets/-1",
+    "/debug",
+    "",
+    "/nope/x",
+    "/machine/nodeLabels/a.b~1c",
+    "/cluster/etcd/advertisedSubnets",
+    "/cluster",
+    "/version",
+    "machine",
+    "/machine/certSANs/9",
 ];
 
 fn random_json_patch(generator: &mut Generator<'_>) -> String {
     let mut operations = Vec::new();
     for _ in 0..*generator.random.pick(&[1, 1, 2, 3]) {
-        let op = *generator.random.pick(&["add", "add", "replace", "replace", "remove", "test", "move", "copy", "frob"]);
-        let mut operation = Yaml::map([("op", Yaml::str(op)), ("path", Yaml::str(*generator.random.pick(POINTERS)))]);
+        let op = *generator
+            .random
+            .pick(&["add", "add", "replace", "replace", "remove", "test", "move", "copy", "frob"]);
+        let mut operation =
+            Yaml::map([("op", Yaml::str(op)), ("path", Yaml::str(*generator.random.pick(POINTERS)))]);
         if matches!(op, "move" | "copy") {
             operation.join(Yaml::map([("from", Yaml::str(*generator.random.pick(POINTERS)))]));
         }
@@ -206,7 +227,9 @@ pub fn json(value: &Yaml, random: &mut Random) -> String {
         Yaml::Map(entries) => {
             let entries: Vec<String> = entries
                 .iter()
-                .map(|(key, value)| format!("{}: {}", serde_json::Value::from(key.as_str()), json(value, random)))
+                .map(|(key, value)| {
+                    format!("{}: {}", serde_json::Value::from(key.as_str()), json(value, random))
+                })
                 .collect();
             format!("{{{}}}", entries.join(", "))
         }

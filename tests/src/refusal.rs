@@ -59,7 +59,8 @@ pub fn of_text(text: &str, stage: &str, panic: bool) -> Refusal {
     }
     if panic {
         // The library gives up on nil: in a delete (1.11) or in a merge.
-        let class = if text.contains("reflect: call of reflect.Value.Type on zero Value") && stage == "apply" {
+        let class = if text.contains("reflect: call of reflect.Value.Type on zero Value") && stage == "apply"
+        {
             Class::DeleteLookup
         } else {
             Class::Merge
@@ -74,9 +75,18 @@ pub fn of_text(text: &str, stage: &str, panic: bool) -> Refusal {
     }
     let class = if first.contains("already defined at line") || first.contains("already set in type") {
         Class::DuplicateKey
-    } else if ["cannot unmarshal", "cannot construct", "cannot decode", "unexpected mapping key type", "map merge requires", "as a map key", "invalid map key", "unexpected type for yaml"]
-        .iter()
-        .any(|part| first.contains(part))
+    } else if [
+        "cannot unmarshal",
+        "cannot construct",
+        "cannot decode",
+        "unexpected mapping key type",
+        "map merge requires",
+        "as a map key",
+        "invalid map key",
+        "unexpected type for yaml",
+    ]
+    .iter()
+    .any(|part| first.contains(part))
     {
         Class::WrongType
     } else if text.starts_with("decode error") {
@@ -100,7 +110,9 @@ fn first_error(text: &str) -> &str {
 }
 
 fn quoted_path(text: &str) -> Option<String> {
-    for (head, quote) in [("null value is not allowed at \"", '"'), ("path '", '\''), ("inner key in '", '\'')] {
+    for (head, quote) in
+        [("null value is not allowed at \"", '"'), ("path '", '\''), ("inner key in '", '\'')]
+    {
         if let Some((_, rest)) = text.split_once(head) {
             return rest.split(quote).next().map(str::to_owned);
         }

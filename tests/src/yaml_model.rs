@@ -195,7 +195,9 @@ fn quote(text: &str, random: &mut Random) -> String {
     let simple = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
         && text.starts_with(|c: char| c.is_ascii_alphabetic());
     let words = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
-    if text.starts_with('$') || (simple && !words.contains(&text.to_lowercase().as_str()) && !random.chance(1, 12)) {
+    if text.starts_with('$')
+        || (simple && !words.contains(&text.to_lowercase().as_str()) && !random.chance(1, 12))
+    {
         return text.to_owned();
     }
     if text.contains('\n') || random.chance(1, 2) {

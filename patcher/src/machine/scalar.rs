@@ -177,11 +177,7 @@ pub(crate) fn go_int(text: &str, radix: u32) -> Option<i64> {
         _ => (false, text),
     };
     let magnitude = go_uint(digits, radix)?;
-    if negative {
-        0i64.checked_sub_unsigned(magnitude)
-    } else {
-        i64::try_from(magnitude).ok()
-    }
+    if negative { 0i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
 }
 
 /// Go's `strconv.ParseUint(text, radix, 64)`: no sign.

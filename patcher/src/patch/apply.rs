@@ -6,8 +6,8 @@ use super::document::{Doc, Entry, check_together, load_config};
 use super::emit::{Layout, block};
 use super::encode::encode;
 use super::error::{Class, PatchError};
-use super::line::TalosLine;
 use super::json6902::{self, written};
+use super::line::TalosLine;
 use super::load::{Patch, Strategic};
 use super::merge::merge;
 use super::schema::{Schema, Shape, TypeId};
@@ -58,7 +58,9 @@ pub fn apply(config: &str, patches: &[Patch], line: TalosLine) -> Result<String,
                         text = state.finish()?;
                         patched
                     }
-                    None => json6902::patch_text(&MachineConfig::parse(text.as_bytes(), line.dialect())?, patch)?,
+                    None => {
+                        json6902::patch_text(&MachineConfig::parse(text.as_bytes(), line.dialect())?, patch)?
+                    }
                 };
                 text = rewrite(&text, &patched.before, &patched.after, line.dialect(), |tree| {
                     json6902::literal(tree, tree.root()) == patched.after
@@ -271,7 +273,8 @@ fn rewrite(
 /// The library copies a config before it merges anything into it, and fails on some free-form values.
 fn check_copy(line: TalosLine, doc: &Doc) -> Result<(), PatchError> {
     let schema = line.schema();
-    let shared = schema.shared.iter().filter(|(kind, _)| *kind == doc.id.kind).map(|(_, path)| path.as_slice());
+    let shared =
+        schema.shared.iter().filter(|(kind, _)| *kind == doc.id.kind).map(|(_, path)| path.as_slice());
     let mut walk = CopyWalk { schema, shared: shared.collect(), path: Vec::new() };
     match walk.uncopyable(doc.typ, &doc.value) {
         None => Ok(()),

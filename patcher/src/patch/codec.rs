@@ -177,18 +177,18 @@ impl Codec {
         })
     }
 
-    /// Reads text, for the types of [`Self::reads_text`].
+    /// Reads text, for the types of [`Self::reads_text`]. `signed`: sizes may be negative, since 1.13.
     ///
     /// # Errors
     /// In words close to those of the official types.
-    pub(super) fn from_text(&self, text: &str, old: &Value) -> Result<Value, String> {
+    pub(super) fn from_text(&self, text: &str, old: &Value, signed: bool) -> Result<Value, String> {
         match self {
             Self::Address => address(text).map(Value::Text),
             Self::AddressPort => address_port(text).map(Value::Text),
             Self::Prefix => prefix(text).map(Value::Text),
             Self::Cel => Ok(if text.is_empty() { old.clone() } else { Value::Text(text.to_owned()) }),
-            Self::ByteSize => byte_size(text, old),
-            Self::Percentage => percentage(text).map(Value::Text),
+            Self::ByteSize => byte_size(text, old, signed),
+            Self::Percentage => percentage(text, signed).map(Value::Text),
             Self::Size if text.is_empty() => Ok(old.clone()),
             Self::Size => {
                 let mut parts = match old {
@@ -196,9 +196,9 @@ impl Codec {
                     _ => vec![Value::Nil, Value::Nil],
                 };
                 if text.contains('%') {
-                    parts[0] = Value::Text(percentage(text)?);
+                    parts[0] = Value::Text(percentage(text, signed)?);
                 } else {
-                    parts[1] = byte_size(text, &Value::Text(String::new()))?;
+                    parts[1] = byte_size(text, &Value::Text(String::new()), signed)?;
                 }
                 Ok(Value::Struct(parts))
             }
@@ -280,23 +280,22 @@ pub(crate) fn to_base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-fn byte_size(text: &str, old: &Value) -> Result<Value, String> {
+fn byte_size(text: &str, old: &Value, signed: bool) -> Result<Value, String> {
     if text.is_empty() {
         return Ok(old.clone());
     }
-    // Old lines have no sign here, and then the digits are missing.
-    parse_human_bytes(text.strip_prefix('-').unwrap_or(text))?;
+    parse_human_bytes(text.strip_prefix('-').filter(|_| signed).unwrap_or(text))?;
     Ok(Value::Text(text.to_owned()))
 }
 
-fn percentage(text: &str) -> Result<String, String> {
+fn percentage(text: &str, signed: bool) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }
     let Some(number) = text.strip_suffix('%') else {
         return Err("percentage must end with '%'".into());
     };
-    let number = number.strip_prefix('-').unwrap_or(number);
+    let number = number.strip_prefix('-').filter(|_| signed).unwrap_or(number);
     let value: f64 = number.parse().map_err(|_| "invalid percentage value".to_owned())?;
     if (0.0..=100.0).contains(&value) {
         Ok(text.to_owned())

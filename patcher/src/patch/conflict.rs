@@ -44,11 +44,7 @@ pub fn contradictions(config: &str, line: TalosLine) -> Result<Vec<Contradiction
 fn first_conflict(line: TalosLine, legacy: &Doc, doc: &Doc) -> Option<Contradiction> {
     let rules = line.schema().conflicts.iter().filter(|rule| rule.kind == doc.id.kind);
     let rule = rules.into_iter().find(|rule| applies(line, rule, legacy, doc))?;
-    Some(Contradiction {
-        document: doc.id.clone(),
-        path: rule.path.join("."),
-        message: rule.text.clone(),
-    })
+    Some(Contradiction { document: doc.id.clone(), path: rule.path.join("."), message: rule.text.clone() })
 }
 
 fn applies(line: TalosLine, rule: &Conflict, legacy: &Doc, doc: &Doc) -> bool {
@@ -60,7 +56,8 @@ fn applies(line: TalosLine, rule: &Conflict, legacy: &Doc, doc: &Doc) -> bool {
     };
     let own = match &rule.only_with {
         None => true,
-        Some(field) => look_up(line, doc.typ, &doc.value, std::slice::from_ref(field)).is_some_and(is_something),
+        Some(field) => look_up(line, doc.typ, &doc.value, std::slice::from_ref(field))
+            .is_some_and(|value| !value.is_zero()),
     };
     set && own
 }
@@ -106,7 +103,9 @@ fn misplaced(line: TalosLine, legacy: Option<&Doc>, docs: &[Doc]) -> Option<Cont
     let first = docs.iter().find(only)?;
     let names: BTreeSet<&str> = docs.iter().filter(only).map(|doc| doc.id.kind.as_str()).collect();
     let names: Vec<&str> = names.into_iter().collect();
-    let message =
-        format!("the following document kinds are only allowed on control plane machines: [{}]", names.join(" "));
+    let message = format!(
+        "the following document kinds are only allowed on control plane machines: [{}]",
+        names.join(" ")
+    );
     Some(Contradiction { document: first.id.clone(), path: path.join("."), message })
 }

@@ -300,7 +300,8 @@ impl<'a> Decoder<'a> {
         let scalar = self.scalar(id)?;
         let definition = self.schema.typ(typ);
         if definition.codec.reads_text() {
-            return match definition.codec.from_text(text, out) {
+            let signed = matches!(self.dialect, Dialect::V4Rc4 | Dialect::V4Rc6);
+            return match definition.codec.from_text(text, out, signed) {
                 Ok(value) => {
                     *out = value;
                     Ok(true)
@@ -527,7 +528,13 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    fn construct_field(&mut self, fields: &'a [Field], name: &str, node: NodeId, out: &mut Value) -> Fatal<()> {
+    fn construct_field(
+        &mut self,
+        fields: &'a [Field],
+        name: &str,
+        node: NodeId,
+        out: &mut Value,
+    ) -> Fatal<()> {
         if let Some((way, typ)) = find_field(self.schema, fields, name) {
             let mut slot = out;
             for index in way {
@@ -552,11 +559,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Follows the value of `<<`: one mapping or a list of them, by alias or in place.
-    fn merge_key(
-        &mut self,
-        id: NodeId,
-        take: &mut dyn FnMut(&mut Self, NodeId) -> Fatal<()>,
-    ) -> Fatal<()> {
+    fn merge_key(&mut self, id: NodeId, take: &mut dyn FnMut(&mut Self, NodeId) -> Fatal<()>) -> Fatal<()> {
         let mut one = |decoder: &mut Self, id: NodeId| {
             let target = decoder.tree.target(id);
             if !matches!(decoder.tree.node(target).kind, Kind::Mapping(_)) {

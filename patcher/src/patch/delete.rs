@@ -100,7 +100,8 @@ impl Finder {
     fn found(&mut self, tree: &Document, id: NodeId, at: NodeId, parent: Parent) -> Result<(), PatchError> {
         let line = tree.node(at).line;
         let path = self.path.join(".");
-        let refuse = |message: String| Err(PatchError::new(Class::DeleteSyntax, message).at(&path).on_line(line));
+        let refuse =
+            |message: String| Err(PatchError::new(Class::DeleteSyntax, message).at(&path).on_line(line));
         let inside_item = self.path.iter().any(|part| part.starts_with('[') || part.is_empty());
         if parent != Parent::Sequence && inside_item {
             return refuse(format!("cannot delete an inner key in '{}'", self.path.join(".")));
@@ -283,9 +284,8 @@ impl Deleter<'_> {
                 .any(|(field, value)| self.text(field.typ, value).as_deref() == Some(text))
         };
         // An item without its URL cannot be printed, and the library crashes when it comes to one.
-        let unprintable = |item: &Value| {
-            self.line >= TalosLine::V1_12 && has_unset_url(self.schema, fields, item, key)
-        };
+        let unprintable =
+            |item: &Value| self.line >= TalosLine::V1_12 && has_unset_url(self.schema, fields, item, key);
         match items.iter().position(|item| unprintable(item) || matches(item)) {
             Some(index) if unprintable(&items[index]) => Err(Class::DeleteLookup),
             Some(index) => {

@@ -60,10 +60,7 @@ pub(super) fn load_config(text: &[u8], line: TalosLine) -> Result<(MachineConfig
 ///
 /// # Errors
 /// Whatever the official loader of the line refuses in a patch.
-pub(super) fn load_patch(
-    text: &[u8],
-    line: TalosLine,
-) -> Result<(MachineConfig, Vec<Entry>), PatchError> {
+pub(super) fn load_patch(text: &[u8], line: TalosLine) -> Result<(MachineConfig, Vec<Entry>), PatchError> {
     let (patch, broken) = MachineConfig::parse_partial(text, line.dialect());
     let repeats = line >= TalosLine::V1_14;
     let mut entries = Vec::new();
@@ -118,7 +115,9 @@ fn load_document(
     let at = tree.node(root).line;
     match &tree.node(root).kind {
         Kind::Mapping(_) => {}
-        Kind::Scalar { text, .. } if matches!(&**text, "" | "~" | "null" | "Null" | "NULL") && is_plain(tree) => {
+        Kind::Scalar { text, .. }
+            if matches!(&**text, "" | "~" | "null" | "Null" | "NULL") && is_plain(tree) =>
+        {
             if line == TalosLine::V1_11 {
                 return Err(PatchError::new(Class::NotADocument, "expected a mapping node").on_line(at));
             }
@@ -177,7 +176,8 @@ fn decode_document(tree: &Document, part: usize, line: TalosLine) -> Result<Doc,
 
 /// The library looks at every key *and* value of the document for these words, and takes what comes next.
 fn version_and_kind(tree: &Document) -> Result<(String, String), PatchError> {
-    let flat: Vec<NodeId> = tree.entries(tree.root()).iter().flat_map(|(key, value)| [*key, *value]).collect();
+    let flat: Vec<NodeId> =
+        tree.entries(tree.root()).iter().flat_map(|(key, value)| [*key, *value]).collect();
     let (mut version, mut kind) = (String::new(), String::new());
     for (index, id) in flat.iter().enumerate() {
         let slot = match tree.text(*id) {
@@ -246,7 +246,8 @@ pub(super) fn check_together<'d>(
     for doc in rest {
         let own = (doc.id.kind.clone(), doc.id.name.clone());
         if !seen.insert(own.clone()) {
-            let error = PatchError::new(Class::DuplicateDocument, format!("duplicate document: {}", short(&doc.id)));
+            let error =
+                PatchError::new(Class::DuplicateDocument, format!("duplicate document: {}", short(&doc.id)));
             return Err(error.in_document(&doc.id));
         }
         let conflict = |other: &DocumentId| {

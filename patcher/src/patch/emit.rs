@@ -255,8 +255,7 @@ fn is_plain_safe(text: &str) -> bool {
     }
     // Numbers of YAML 1.1 that count in sixties are times of day to most readers.
     let sixties = text.contains(':') && text.chars().all(|c| c.is_ascii_digit() || ":._+-".contains(c));
-    !sixties
-        && [Dialect::V3, Dialect::V4Rc6].iter().all(|dialect| resolve(text, *dialect) == Scalar::Str)
+    !sixties && [Dialect::V3, Dialect::V4Rc6].iter().all(|dialect| resolve(text, *dialect) == Scalar::Str)
 }
 
 #[cfg(test)]
@@ -266,17 +265,21 @@ mod tests {
 
     #[test]
     fn strings_that_look_like_something_else_are_quoted() {
-        for text in ["", "off", "017", "1.5", "null", "a: b", "- x", "#x", "x #y", " x", "2001-12-14", "1:30", "*a"] {
+        for text in
+            ["", "off", "017", "1.5", "null", "a: b", "- x", "#x", "x #y", " x", "2001-12-14", "1:30", "*a"]
+        {
             assert_ne!(string(text), text, "{text:?}");
         }
-        for text in ["eth0", "10.0.0.0/8", "ichor0", "a#b", "k8s.io/x", "ghcr.io/siderolabs/kubelet:v1.33.1"] {
+        for text in ["eth0", "10.0.0.0/8", "ichor0", "a#b", "k8s.io/x", "ghcr.io/siderolabs/kubelet:v1.33.1"]
+        {
             assert_eq!(string(text), text);
         }
     }
 
     #[test]
     fn what_is_written_is_read_back() {
-        let texts = ["a\nb", "a\nb\n", "a\n\nb\n\n", "\n", " a\nb", "x\ty", "\u{1}", "é\n", "'", "\"", "a\\b", "\t"];
+        let texts =
+            ["a\nb", "a\nb\n", "a\n\nb\n\n", "\n", " a\nb", "x\ty", "\u{1}", "é\n", "'", "\"", "a\\b", "\t"];
         for text in texts {
             let tree = Tree::Map(vec![(Key::Str("k".into()), Tree::Str(text.into()))]);
             let written = block(&tree, Layout::TALOS, 0);
@@ -289,7 +292,9 @@ mod tests {
 
     #[test]
     fn floats_are_written_as_go_writes_them() {
-        for (value, text) in [(1.5, "1.5"), (1e21, "1e+21"), (1e-7, "1e-07"), (100000.0, "100000"), (1e6, "1e+06")] {
+        for (value, text) in
+            [(1.5, "1.5"), (1e21, "1e+21"), (1e-7, "1e-07"), (100000.0, "100000"), (1e6, "1e+06")]
+        {
             assert_eq!(float(value), text);
         }
     }

@@ -150,7 +150,9 @@ pub(super) fn is_empty(schema: &Schema, typ: TypeId, value: &Value) -> bool {
     }
     match (&definition.shape, value) {
         // Tells an empty list, which clears the domains, from none.
-        (_, Value::List(_)) if definition.says_zero && definition.name.ends_with(".SearchDomainList") => false,
+        (_, Value::List(_)) if definition.says_zero && definition.name.ends_with(".SearchDomainList") => {
+            false
+        }
         (Shape::Struct(fields), Value::Struct(values))
             if definition.says_zero && definition.name.ends_with(".EncryptionSpec") =>
         {

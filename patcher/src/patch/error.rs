@@ -111,7 +111,9 @@ impl PatchError {
 impl From<ParseError> for PatchError {
     fn from(error: ParseError) -> Self {
         let class = match error {
-            ParseError::TooDeep { .. } | ParseError::TooLarge { .. } | ParseError::TooManyNodes => Class::Limit,
+            ParseError::TooDeep { .. } | ParseError::TooLarge { .. } | ParseError::TooManyNodes => {
+                Class::Limit
+            }
             ParseError::NotUtf8 { .. } | ParseError::Syntax { .. } | ParseError::UnknownAnchor { .. } => {
                 Class::Syntax
             }

@@ -92,7 +92,8 @@ impl JsonPatch {
                 Value::Map(map) => map,
                 _ => return Err(refuse("not a list of operations")),
             };
-            let fields = map.iter().map(|(key, value)| Ok((key.text().to_owned(), convert::of_value(value)?)));
+            let fields =
+                map.iter().map(|(key, value)| Ok((key.text().to_owned(), convert::of_value(value)?)));
             match fields.collect::<Result<_, PatchError>>() {
                 Ok(fields) => operations.push(fields),
                 Err(error) => return Ok(Err(error)),
@@ -367,7 +368,8 @@ fn check_count(count: usize) -> Result<(), PatchError> {
 pub(super) fn patch_text(config: &MachineConfig, patch: &JsonPatch) -> Result<Patched, PatchError> {
     check_count(config.parts().len())?;
     let tree = &config.parts()[0].tree;
-    let document = convert::of_document(tree).map_err(|error| PatchError { class: Class::JsonPatch, ..error })?;
+    let document =
+        convert::of_document(tree).map_err(|error| PatchError { class: Class::JsonPatch, ..error })?;
     let patched = patch.apply(document)?;
     Ok(Patched { before: literal(tree, tree.root()), after: convert::to_tree(&patched) })
 }

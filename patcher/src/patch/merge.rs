@@ -103,7 +103,11 @@ impl Merger<'_> {
             Shape::Struct(fields) => self.merge_struct(fields, left, right, replace),
             Shape::Bool => set(left, right),
             Shape::Float | Shape::Int(_) | Shape::Str | Shape::Uint(_) => {
-                if right.is_zero() && !overwrite { Ok(()) } else { set(left, right) }
+                if right.is_zero() && !overwrite {
+                    Ok(())
+                } else {
+                    set(left, right)
+                }
             }
             Shape::Opaque => Err(self.not_settable()),
         }
@@ -121,10 +125,16 @@ impl Merger<'_> {
             // These take over whatever the patch has, also nothing.
             Codec::ByteSize | Codec::Cel | Codec::Percentage => set(left, right),
             Codec::Address | Codec::AddressPort | Codec::Prefix if merges => {
-                if right.is_zero() { Ok(()) } else { set(left, right) }
+                if right.is_zero() {
+                    Ok(())
+                } else {
+                    set(left, right)
+                }
             }
             // Until 1.13 the merge looks into the address itself, which it cannot set.
-            Codec::Address | Codec::AddressPort | Codec::Prefix | Codec::DiskMatcher => Err(self.not_settable()),
+            Codec::Address | Codec::AddressPort | Codec::Prefix | Codec::DiskMatcher => {
+                Err(self.not_settable())
+            }
             Codec::Args => match (&mut *left, right) {
                 (_, Value::Map(right)) if right.is_empty() => Ok(()),
                 (Value::Map(left), Value::Map(right)) => {
@@ -166,7 +176,11 @@ impl Merger<'_> {
             | Codec::FailOverMac
             | Codec::FileMode
             | Codec::Kind => {
-                if right.is_zero() && !overwrite { Ok(()) } else { set(left, right) }
+                if right.is_zero() && !overwrite {
+                    Ok(())
+                } else {
+                    set(left, right)
+                }
             }
         }
     }
@@ -261,7 +275,11 @@ impl Merger<'_> {
             (Value::Time(_), _) => Err(self.not_settable()),
             (left @ Value::Bool(_), right) => set(left, right),
             (left, right) => {
-                if right.is_zero() { Ok(()) } else { set(left, right) }
+                if right.is_zero() {
+                    Ok(())
+                } else {
+                    set(left, right)
+                }
             }
         }
     }

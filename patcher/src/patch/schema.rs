@@ -181,13 +181,16 @@ impl TableReader {
                     named: flags.contains(&"named"),
                     control_plane: flags.contains(&"controlplane"),
                     link: flags.contains(&"link"),
-                    conflicts: conflicts.map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+                    conflicts: conflicts
+                        .map(|list| list.split(',').map(str::to_owned).collect())
+                        .unwrap_or_default(),
                 };
                 self.kinds.insert(kind.to_owned(), info);
             }
             ["type", name, underlying, flags @ ..] => {
                 let id = self.id(name);
-                let shape = if *underlying == "struct" { Shape::Struct(Vec::new()) } else { self.shape(underlying) };
+                let shape =
+                    if *underlying == "struct" { Shape::Struct(Vec::new()) } else { self.shape(underlying) };
                 let typ = &mut self.types[id.0];
                 typ.shape = shape;
                 typ.codec = Codec::of(name, flags);
@@ -215,7 +218,8 @@ impl TableReader {
             }
             [list @ ("secret" | "shared"), kind, path] => {
                 let kind = if *kind == "-" { "v1alpha1" } else { kind };
-                let path = path.split('.').map(|key| if key.starts_with('[') { "[]" } else { key }.to_owned());
+                let path =
+                    path.split('.').map(|key| if key.starts_with('[') { "[]" } else { key }.to_owned());
                 let entry = (kind.to_owned(), path.collect());
                 if *list == "secret" { self.secrets.push(entry) } else { self.shared.push(entry) }
             }
@@ -264,7 +268,9 @@ impl TableReader {
                     Shape::Pointer(self.id(target))
                 } else if let Some(item) = name.strip_prefix("[]") {
                     Shape::List(self.id(item))
-                } else if let Some((_, value)) = name.strip_prefix("map[").and_then(|rest| rest.split_once(']')) {
+                } else if let Some((_, value)) =
+                    name.strip_prefix("map[").and_then(|rest| rest.split_once(']'))
+                {
                     Shape::Map(self.id(value))
                 } else {
                     Shape::Opaque

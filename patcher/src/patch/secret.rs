@@ -14,8 +14,25 @@ pub(super) const COVER: &str = "******";
 
 /// Words in keys that announce a secret, in lower case.
 const WORDS: &[&str] = &[
-    "password", "passwd", "passphrase", "secret", "token", "privatekey", "private_key", "presharedkey", "preshared_key", "psk",
-    "apikey", "api_key", "authkey", "auth_key", "accesskey", "access_key", "credential", "joinstring", "join_string",
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "privatekey",
+    "private_key",
+    "presharedkey",
+    "preshared_key",
+    "psk",
+    "apikey",
+    "api_key",
+    "authkey",
+    "auth_key",
+    "accesskey",
+    "access_key",
+    "credential",
+    "joinstring",
+    "join_string",
 ];
 
 /// Keys below which a name of a variable stands for a value.
@@ -30,8 +47,14 @@ pub(super) fn cover(text: &str) -> String {
         Ok(documents) => {
             let mut ranges = Vec::new();
             for document in &documents {
-                Finder { tree: &document.tree, text, ranges: &mut ranges, path: Vec::new(), rules: rules(&document.tree) }
-                    .walk(document.tree.root(), false);
+                Finder {
+                    tree: &document.tree,
+                    text,
+                    ranges: &mut ranges,
+                    path: Vec::new(),
+                    rules: rules(&document.tree),
+                }
+                .walk(document.tree.root(), false);
             }
             cover_ranges(text, ranges)
         }
@@ -189,7 +212,14 @@ impl<'a> Finder<'a, '_> {
 fn says_secret(key: &str) -> bool {
     let key = key.to_lowercase().replace('-', "_");
     // These are names and switches, not values.
-    let harmless = ["secretname", "secret_name", "secretref", "tokenttl", "tokenrequest", "automountserviceaccounttoken"];
+    let harmless = [
+        "secretname",
+        "secret_name",
+        "secretref",
+        "tokenttl",
+        "tokenrequest",
+        "automountserviceaccounttoken",
+    ];
     !harmless.contains(&key.as_str()) && WORDS.iter().any(|word| key.contains(word))
 }
 

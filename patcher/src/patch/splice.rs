@@ -156,7 +156,13 @@ impl Splicer<'_> {
         exact.or_else(|| self.tree.entries(id).iter().copied().find(|(name, _)| self.same_key(*name, key)))
     }
 
-    fn change_map(&mut self, id: NodeId, old: &[(Key, Tree)], new: &[(Key, Tree)], place: Place) -> Option<()> {
+    fn change_map(
+        &mut self,
+        id: NodeId,
+        old: &[(Key, Tree)],
+        new: &[(Key, Tree)],
+        place: Place,
+    ) -> Option<()> {
         let find = |list: &[(Key, Tree)], key: &Key| list.iter().position(|(name, _)| name == key);
         let gone: Vec<(NodeId, NodeId)> = old
             .iter()
@@ -246,19 +252,17 @@ impl Splicer<'_> {
         Some(())
     }
 
-    fn change_flow(
-        &mut self,
-        id: NodeId,
-        gone: &[(NodeId, NodeId)],
-        added: &[&(Key, Tree)],
-    ) -> Option<()> {
+    fn change_flow(&mut self, id: NodeId, gone: &[(NodeId, NodeId)], added: &[&(Key, Tree)]) -> Option<()> {
         let entries = self.tree.entries(id).to_vec();
         let spans: Vec<Range<usize>> = entries
             .iter()
-            .map(|(key, value)| self.tree.node(*key).start..self.content_end(*value).max(self.tree.node(*key).end))
+            .map(|(key, value)| {
+                self.tree.node(*key).start..self.content_end(*value).max(self.tree.node(*key).end)
+            })
             .collect();
         let drop: Vec<bool> = entries.iter().map(|entry| gone.contains(entry)).collect();
-        let added = added.iter().map(|(key, value)| emit::flow(&Tree::Map(vec![(key.clone(), value.clone())])));
+        let added =
+            added.iter().map(|(key, value)| emit::flow(&Tree::Map(vec![(key.clone(), value.clone())])));
         let added: Vec<String> = added.map(|text| text[1..text.len() - 1].to_owned()).collect();
         self.change_flow_parts(id, &spans, &drop, &added)
     }
@@ -440,13 +444,15 @@ impl Splicer<'_> {
     fn content_end(&self, id: NodeId) -> usize {
         let node = self.tree.node(id);
         match &node.kind {
-            Kind::Mapping(entries) if !node.flow => entries
-                .last()
-                .map_or(node.start, |(key, value)| self.content_end(*value).max(self.tree.node(*key).end + 1)),
+            Kind::Mapping(entries) if !node.flow => entries.last().map_or(node.start, |(key, value)| {
+                self.content_end(*value).max(self.tree.node(*key).end + 1)
+            }),
             Kind::Sequence(items) if !node.flow => {
                 items.last().map_or(node.start, |item| self.content_end(*item))
             }
-            Kind::Scalar { style: Style::Literal | Style::Folded, .. } => self.block_scalar_end(node.start, node.end),
+            Kind::Scalar { style: Style::Literal | Style::Folded, .. } => {
+                self.block_scalar_end(node.start, node.end)
+            }
             _ => node.end,
         }
     }

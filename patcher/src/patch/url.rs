@@ -104,10 +104,9 @@ impl Url {
         }
         self.user = Some(match user.split_once(':') {
             None => (unescape(user, Place::UserPassword)?, None),
-            Some((name, password)) => (
-                unescape(name, Place::UserPassword)?,
-                Some(unescape(password, Place::UserPassword)?),
-            ),
+            Some((name, password)) => {
+                (unescape(name, Place::UserPassword)?, Some(unescape(password, Place::UserPassword)?))
+            }
         });
         Ok(())
     }

@@ -412,7 +412,9 @@ func (d *dumper) conflicts(kind string, document config.Document) {
 	// A section that is refused as a whole needs no word about what is in it.
 	refused := map[string]string{}
 
-	report := func(key, condition, text string) {
+	var found []conflict
+
+	report := func(path []int, key, condition, field, text string) {
 		for section := range refused {
 			if strings.HasPrefix(key, section+".") && refused[section] == text {
 				return
@@ -423,7 +425,7 @@ func (d *dumper) conflicts(kind string, document config.Document) {
 			refused[key] = text
 		}
 
-		d.printf("conflict %s %s %s %s\n", kind, key, condition, text)
+		found = append(found, conflict{path: path, key: key, condition: condition, field: field, text: text})
 	}
 
 	walkLegacy(reflect.TypeFor[v1alpha1.Config](), nil, nil, func(path []int, key string) {
@@ -435,20 +437,54 @@ func (d *dumper) conflicts(kind string, document config.Document) {
 			}
 
 			if text := refusal(empty, cfg); text != "" {
-				report(key, condition, text)
+				report(path, key, condition, "", text)
 
 				return
 			}
 
 			for _, field := range slices.Sorted(maps.Keys(filled)) {
 				if text := refusal(filled[field], cfg); text != "" {
-					report(key, condition, "if="+field+" "+text)
+					report(path, key, condition, field, text)
 
 					return
 				}
 			}
 		}
 	})
+
+	// Of several conflicts a document names one: put the one that is named first.
+	slices.SortStableFunc(found, func(a, b conflict) int {
+		cfg := &v1alpha1.Config{}
+		set(reflect.ValueOf(cfg).Elem(), a.path, a.condition == "nonzero")
+		set(reflect.ValueOf(cfg).Elem(), b.path, b.condition == "nonzero")
+
+		text := refusal(empty, cfg)
+
+		switch {
+		case a.text == b.text:
+			return 0
+		case text == a.text:
+			return -1
+		case text == b.text:
+			return 1
+		default:
+			return strings.Compare(a.field, b.field)
+		}
+	})
+
+	for _, conflict := range found {
+		text := conflict.text
+		if conflict.field != "" {
+			text = "if=" + conflict.field + " " + text
+		}
+
+		d.printf("conflict %s %s %s %s\n", kind, conflict.key, conflict.condition, text)
+	}
+}
+
+type conflict struct {
+	path                        []int
+	key, condition, field, text string
 }
 
 // refusal is the text with which the document refuses the legacy document beside it.

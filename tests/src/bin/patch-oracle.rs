@@ -48,6 +48,11 @@ fn main() -> Result<ExitCode> {
             let count = counts.entry(pair.label.clone()).or_default();
             match verdict {
                 Ok(Agreement::Patched(_)) => count.0 += 1,
+                Ok(Agreement::Contradicts(_)) => {
+                    count.1 += 1;
+                    refused += 1;
+                    *refusals.entry("Contradiction".into()).or_default() += 1;
+                }
                 Ok(Agreement::Unreadable) => unreadable += 1,
                 Ok(Agreement::Refused(class)) => {
                     count.1 += 1;
@@ -62,14 +67,20 @@ fn main() -> Result<ExitCode> {
                         for patch in &pair.patches {
                             println!("--- patch\n{patch}");
                         }
-                        println!("--- diff of ours and theirs\n{}", short_diff(&difference.ours, &difference.theirs));
+                        println!(
+                            "--- diff of ours and theirs\n{}",
+                            short_diff(&difference.ours, &difference.theirs)
+                        );
                     }
                 }
             }
         }
         done += batch.len();
     }
-    println!("line {}: {done} pairs, {refused} refused by both, {unreadable} unreadable from them, {different} different", args.line);
+    println!(
+        "line {}: {done} pairs, {refused} refused by both, {unreadable} unreadable from them, {different} different",
+        args.line
+    );
     for (class, count) in refusals {
         println!("  refused {class}: {count}");
     }

@@ -48,9 +48,10 @@ fn main() -> Result<ExitCode> {
                 (Ok(documents), true) => {
                     documents.len() == answer.tree.len()
                         && documents.iter().zip(&answer.tree).all(|(ours, theirs)| {
-                            theirs.content.first().is_some_and(|root| {
-                                equal(&ours.tree, ours.tree.root(), root, dialect)
-                            })
+                            theirs
+                                .content
+                                .first()
+                                .is_some_and(|root| equal(&ours.tree, ours.tree.root(), root, dialect))
                         })
                 }
                 (Err(_), false) => {
@@ -125,6 +126,7 @@ fn equal(tree: &Document, id: NodeId, theirs: &Node, dialect: Dialect) -> bool {
         Kind::Alias(_) => theirs.kind == "alias",
     };
     shape
-        && node.anchor.as_deref().unwrap_or_default() == if theirs.kind == "alias" { "" } else { &theirs.anchor }
+        && node.anchor.as_deref().unwrap_or_default()
+            == if theirs.kind == "alias" { "" } else { &theirs.anchor }
         && (theirs.kind == "alias" || tag == theirs.tag)
 }

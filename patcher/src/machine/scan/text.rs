@@ -1,6 +1,8 @@
 //! The tokens that hold text: scalars, anchors, tags, directives.
 
-use super::{Mark, ParseError, Scanner, Style, TokenKind, break_len, is_blank_or_end, is_break_or_end, problem};
+use super::{
+    Mark, ParseError, Scanner, Style, TokenKind, break_len, is_blank_or_end, is_break_or_end, problem,
+};
 use crate::machine::scalar::Dialect;
 
 /// Line breaks and blanks that stand between two pieces of a folded scalar.

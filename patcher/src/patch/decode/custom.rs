@@ -54,8 +54,10 @@ impl Decoder<'_> {
         let value = match &self.tree.node(id).kind {
             Kind::Scalar { .. } => self.arg_text(id).map(Value::Str),
             Kind::Sequence(items) => {
-                let items = items.iter().map(|item| self.tree.target(*item)).filter(|item| !self.is_null(*item));
-                let list: Option<Vec<Value>> = items.map(|item| self.arg_text(item).map(Value::Str)).collect();
+                let items =
+                    items.iter().map(|item| self.tree.target(*item)).filter(|item| !self.is_null(*item));
+                let list: Option<Vec<Value>> =
+                    items.map(|item| self.arg_text(item).map(Value::Str)).collect();
                 list.map(Value::List)
             }
             Kind::Alias(_) | Kind::Mapping(_) => None,
@@ -131,7 +133,11 @@ impl Decoder<'_> {
     fn pem(&mut self, id: NodeId, keys: &[&str], out: &mut Value) -> Fatal<bool> {
         if !matches!(self.tree.node(id).kind, Kind::Mapping(_)) {
             let found = self.tag(id);
-            return Ok(self.report(id, Class::WrongType, format!("cannot decode {found} into a certificate")));
+            return Ok(self.report(
+                id,
+                Class::WrongType,
+                format!("cannot decode {found} into a certificate"),
+            ));
         }
         if !self.keys_are_unique(id) {
             return Ok(false);
@@ -177,7 +183,8 @@ fn from_string(codec: &Codec, text: &str, old: &Value) -> Result<Value, String> 
         Codec::DiskSize => parse_human_bytes(text).map(Value::Uint),
         Codec::DiskMatcher => {
             let text = text.trim();
-            let size = [">=", "<=", ">", "<", "=="].iter().find_map(|op| text.strip_prefix(op)).unwrap_or(text);
+            let size =
+                [">=", "<=", ">", "<", "=="].iter().find_map(|op| text.strip_prefix(op)).unwrap_or(text);
             parse_human_bytes(size.trim())?;
             Ok(Value::Text(text.to_owned()))
         }

@@ -43,7 +43,8 @@ impl Reader<'_> {
             }
             Kind::Scalar { .. } => of_scalar(self.tree, id).map_err(|error| error.on_line(line)),
             Kind::Sequence(items) => {
-                let items: Result<Vec<Json>, PatchError> = items.iter().map(|item| self.node(*item)).collect();
+                let items: Result<Vec<Json>, PatchError> =
+                    items.iter().map(|item| self.node(*item)).collect();
                 Ok(Some(Node::Array(items?)))
             }
             Kind::Mapping(_) => {
@@ -109,7 +110,10 @@ fn key_of(tree: &Document, id: NodeId) -> Result<String, PatchError> {
         Scalar::Int(value) => value.to_string(),
         // The library has no text for these.
         Scalar::Null | Scalar::Uint(_) => return Err(bad()),
-        #[expect(clippy::cast_possible_truncation, reason = "keys are written with the precision of a float32")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "keys are written with the precision of a float32"
+        )]
         Scalar::Float(value) => emit::float(f64::from(value as f32)),
         Scalar::Merge | Scalar::Str | Scalar::Time(_) => text.to_owned(),
     })
