@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::cmd::connection::Connection;
-use crate::cmd::{completion, config, etcd, events, get, health, kubeconfig, logs, read, service, version};
+use crate::cmd::{
+    completion, config, etcd, events, get, health, kubeconfig, logs, machineconfig, read, service, version,
+};
 use crate::exit::{self, Exit};
 
 /// The operator's tool of the Ichor mesh, and a client of the Talos API.
@@ -79,6 +81,14 @@ enum Command {
                             ichorctl -n 10.0.0.2 logs -k kube-system/coredns-abc:coredns")]
     Logs(logs::Logs),
 
+    /// Change machine config files, offline
+    #[command(name = "machineconfig", visible_alias = "mc")]
+    #[command(
+        after_help = "Examples:\n  ichorctl machineconfig patch controlplane.yaml -p @patch.yaml -o patched.yaml\n  \
+                            ichorctl mc patch worker.yaml -p '[{\"op\": \"remove\", \"path\": \"/machine/kubelet\"}]'"
+    )]
+    MachineConfig(machineconfig::MachineConfigArgs),
+
     /// Read a file
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 read /proc/sys/kernel/random/boot_id\n  \
                             ichorctl -n 10.0.0.2 read /etc/os-release")]
@@ -146,6 +156,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         #[cfg(feature = "lab")]
         Command::Lab(_) => unreachable!("main runs it"),
         Command::Logs(command) => command.run(connection).await,
+        Command::MachineConfig(args) => {
+            machineconfig::run(&args, &mut std::io::stdout().lock())?;
+            Ok(Exit::Done)
+        }
         Command::Read(command) => command.run(connection).await,
         Command::Service(command) => command.run(connection).await,
         Command::Version(command) => command.run(connection).await,

@@ -10,8 +10,7 @@ pub mod get;
 pub mod health;
 pub mod kubeconfig;
 pub mod logs;
+pub mod machineconfig;
 pub mod read;
 pub mod service;
 pub mod version;
-//! The commands: each takes its parsed flags, does its work through the library, and writes its result.
-pub mod machineconfig;

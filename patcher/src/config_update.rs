@@ -137,7 +137,9 @@ impl Pending {
                 "a config on trial, which is reverted by itself; applying anything else now, even as a dry run, \
                  would end the trial without saving it"
             }
-            Self::Staged => "a staged config that waits for a reboot; a change of the active one would drop it",
+            Self::Staged => {
+                "a staged config that waits for a reboot; a change of the active one would drop it"
+            }
         }
     }
 }
@@ -187,7 +189,9 @@ impl NodeConfig {
     pub fn base(&self, mode: Mode) -> &VersionedConfig {
         match (mode, &self.persistent) {
             (Mode::Staged, Some(persistent)) => persistent,
-            (Mode::Staged, None) | (Mode::Reboot | Mode::Auto | Mode::NoReboot | Mode::Try, _) => &self.active,
+            (Mode::Staged, None) | (Mode::Reboot | Mode::Auto | Mode::NoReboot | Mode::Try, _) => {
+                &self.active
+            }
         }
     }
 
@@ -251,7 +255,8 @@ pub async fn apply(
 /// Those of the call.
 pub async fn send(node: &NodeClient, text: &str, options: ApplyOptions) -> Result<Applied, UpdateError> {
     let reply = node.apply_configuration(text.as_bytes(), options).await;
-    let reply = reply.map_err(|source| UpdateError::Api { action: "apply", node: node.name().to_owned(), source })?;
+    let reply =
+        reply.map_err(|source| UpdateError::Api { action: "apply", node: node.name().to_owned(), source })?;
     Ok(Applied { mode: reply.mode(), warnings: reply.warnings, details: reply.mode_details })
 }
 

@@ -1,14 +1,14 @@
-//! What the tests of several crates share: a simulated world for the mesh core.
+//! What the tests of several crates share: labs and probes, a simulated world for the mesh core, and the official
+//! libraries to compare with.
 
-pub mod netns;
-pub mod probe;
-pub mod sim;
-//! What the tests of several crates share.
 pub mod compare;
 pub mod config_gen;
+pub mod netns;
 pub mod oracle;
 pub mod pairs;
+pub mod probe;
 pub mod random;
 pub mod refusal;
+pub mod sim;
 pub mod yaml_model;
 pub mod yaml_text;

@@ -115,7 +115,10 @@ mod tests {
         let dry = "Dry run summary:\nApplied configuration without a reboot (skipped in dry-run).\nConfig diff:\n\n-a: secret\n";
         let shown = "Dry run summary:\nApplied configuration without a reboot (skipped in dry-run).";
         assert_eq!(without_diff(dry), shown);
-        assert_eq!(without_diff("can't be applied in immediate mode\ndiff:   x\n-  token"), "can't be applied in immediate mode");
+        assert_eq!(
+            without_diff("can't be applied in immediate mode\ndiff:   x\n-  token"),
+            "can't be applied in immediate mode"
+        );
         assert_eq!(without_diff("unknown key: a - b\nsecond line"), "unknown key: a - b\nsecond line");
     }
 }

@@ -8,7 +8,6 @@ use crate::machine::Dialect;
 
 /// A Talos minor release whose rules for configs and patches are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(non_camel_case_types, reason = "the names are version numbers")]
 pub enum TalosLine {
     /// Talos 1.11
     V1_11,
