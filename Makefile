@@ -34,3 +34,8 @@ fuzz: ## Fuzz every parser for FUZZ_SECONDS each
 		mkdir -p corpus/$$target && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target \
 			corpus/$$target seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
 	done
+
+bench: ## Compare ichord with every userspace WireGuard that is here, then the core's own benchmarks (root)
+	$(CARGO) build --release --locked -p ichord -p ichor-tests --bins
+	target/release/peer-bench
+	$(CARGO) bench --locked -p ichor-tests --bench core

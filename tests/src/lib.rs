@@ -1,6 +1,7 @@
 //! What the tests of several crates share: labs and probes, a simulated world for the mesh core, and the official
 //! libraries to compare with.
 
+pub mod bench;
 pub mod compare;
 pub mod config_gen;
 pub mod netns;
