@@ -13,9 +13,12 @@ use crate::config::{LINUX_PATH, TALOS_PATH};
 /// By this name the program is `ichord tunnel`: wg-quick's WG_QUICK_USERSPACE_IMPLEMENTATION is one word.
 pub const TUNNEL_NAME: &str = "ichord-tunnel";
 
+/// What is running, and the compiler that made it.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ICHOR_COMPILER"), ")");
+
 /// The Ichor mesh daemon.
 #[derive(Debug, Parser)]
-#[command(name = "ichord", version, about, arg_required_else_help = true)]
+#[command(name = "ichord", version = VERSION, about, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -11,11 +11,14 @@ use crate::cmd::{
 };
 use crate::exit::{self, Exit};
 
+/// What is running, and the compiler that made it.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ICHOR_COMPILER"), ")");
+
 /// The operator's tool of the Ichor mesh, and a client of the Talos API.
 ///
 /// Commands that talosctl has too take the same arguments.
 #[derive(Debug, Parser)]
-#[command(name = "ichorctl", version, arg_required_else_help = true, propagate_version = false)]
+#[command(name = "ichorctl", version = VERSION, arg_required_else_help = true, propagate_version = false)]
 #[command(after_help = "Exit codes:\n  \
     0  done, or nothing to do        3  refused by a guard       5    some nodes failed\n  \
     1  failed                        4  stopped, not proven      130  interrupted\n  \

@@ -10,6 +10,7 @@ pub mod pairs;
 pub mod probe;
 pub mod random;
 pub mod refusal;
+pub mod shell;
 pub mod sim;
 pub mod yaml_model;
 pub mod yaml_text;

@@ -1,20 +1,17 @@
 //! Two namespaces, one veth pair, a daemon in each.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
 use super::contender::{Contender, Manner};
 use super::processes;
+use crate::shell::{output, pipe, until};
 
 /// MTU of the tunnels.
 const MTU: &str = "1420";
-/// How long a daemon may take to be ready.
-const READY: Duration = Duration::from_secs(10);
 
 /// The two ends. All of it goes when this is dropped.
 #[derive(Debug)]
@@ -77,10 +74,7 @@ impl Arena {
         let secret = output(Command::new("wg").arg("genkey"))?;
         let path = self.folder.join(format!("key{end}"));
         fs::write(&path, &secret)?;
-        let mut child =
-            Command::new("wg").arg("pubkey").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        child.stdin.take().context("no pipe to wg")?.write_all(secret.as_bytes())?;
-        let public = String::from_utf8(child.wait_with_output()?.stdout)?.trim().to_owned();
+        let public = pipe(Command::new("wg").arg("pubkey"), secret.as_bytes())?.trim().to_owned();
         Ok((path, public))
     }
 
@@ -159,11 +153,12 @@ impl Arena {
     }
 
     fn reach(&self) -> Result<()> {
-        until("an answer to a ping", || {
+        let answered = || {
             let mut ping = self.command(0, "ping");
             ping.args(["-c", "1", "-W", "1", "-q", self.target]).stdout(Stdio::null()).stderr(Stdio::null());
             ping.status().is_ok_and(|status| status.success())
-        })
+        };
+        until("an answer to a ping", answered).map(drop)
     }
 }
 
@@ -182,28 +177,8 @@ impl Drop for Arena {
     }
 }
 
-/// Waits until something holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    let start = Instant::now();
-    while !holds() {
-        if start.elapsed() > READY {
-            bail!("waited {} s for {what}", READY.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
 fn ip(arguments: &[&str]) -> Result<()> {
     output(Command::new("ip").args(arguments)).map(drop)
-}
-
-/// Runs a command to its end and gives what it printed.
-pub fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("failed to run {:?}", command.get_program()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed: {}", said.trim());
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn text(path: &Path) -> Result<&str> {

@@ -7,9 +7,10 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::arena::{Arena, output};
+use super::arena::Arena;
 use super::contender::Contender;
 use super::processes;
+use crate::shell::output;
 
 /// Port of iperf3.
 const PORT: u16 = 5201;

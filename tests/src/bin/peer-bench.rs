@@ -7,10 +7,10 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use ichor_tests::bench::arena::output;
 use ichor_tests::bench::contender;
 use ichor_tests::bench::measure::{Round, round};
 use ichor_tests::bench::report::{Row, table};
+use ichor_tests::shell::output;
 
 #[derive(Debug, Parser)]
 struct Args {
