@@ -216,6 +216,10 @@ impl Driver {
 
     /// Sets or removes the private key.
     pub fn set_private_key(&mut self, secret: Option<SecretKey>) {
+        // `wg syncconf` sets the key that is set already, and must not cost a session.
+        if secret.as_ref().map(SecretKey::public) == self.secret.as_ref().map(SecretKey::public) {
+            return;
+        }
         self.node.set_identity(secret.as_ref().map(BoringNoise::new), clock::now());
         self.secret = secret;
     }

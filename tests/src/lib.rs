@@ -7,6 +7,7 @@ pub mod config_gen;
 pub mod netns;
 pub mod oracle;
 pub mod pairs;
+pub mod peers;
 pub mod probe;
 pub mod random;
 pub mod refusal;
