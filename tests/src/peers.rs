@@ -46,7 +46,8 @@ pub const BORINGTUN: Implementation = Implementation {
     name: "boringtun",
     variable: "ICHOR_BORINGTUN",
     program: "boringtun-cli",
-    arguments: &["-f", "--disable-drop-privileges"],
+    // A connected socket keeps the address from which it sends, so this end could not roam.
+    arguments: &["-f", "--disable-drop-privileges", "--disable-connected-udp"],
 };
 /// gotatun.
 pub const GOTATUN: Implementation = Implementation {

@@ -6,7 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use blake2::digest::consts::U16;
+use blake2::digest::{KeyInit, Mac as _};
+use blake2::{Blake2s256, Blake2sMac, Digest as _};
 use ichor_lab::{Child, Lab, LabError, Node, Topology};
+use ichor_mesh::gate::MAC_LEN;
+use ichor_mesh::key::PublicKey;
+use ichor_mesh::wire::INITIATION_LEN;
+use rand_chacha::ChaCha12Rng;
+use rand_core::{RngCore as _, SeedableRng as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
@@ -17,11 +25,16 @@ const EVERY_PROTOCOL: u16 = 3;
 /// Longest packet.
 const MAX_LEN: usize = 65_536;
 
+/// Initiations of a flood that are sent at once, and the time between: 25,000 a second at most.
+const FLOOD_BURST: u64 = 500;
+const FLOOD_PAUSE: Duration = Duration::from_millis(20);
+
 /// What a probe is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Job {
     Send { packets: Vec<String> },
     Capture { from: IpAddr, count: usize, limit: Duration },
+    Flood { to: SocketAddr, key: [u8; 32] },
     HoldLab,
 }
 
@@ -64,6 +77,21 @@ impl Capture {
     }
 }
 
+/// Begins to send thousands of handshake initiations a second from `node` to `to`, that only who looks inside can
+/// tell from real ones: mac1 is right for the public key `key`. It ends when what is returned is dropped.
+///
+/// # Errors
+/// [`LabError::Failed`].
+pub async fn flood(node: &Node, to: SocketAddr, key: &str) -> Result<Child, LabError> {
+    let key: PublicKey = key.parse().map_err(|error| LabError::failed("read a public key", error))?;
+    let key = *key.as_bytes();
+    let mut child = node.own_command([argument(&Job::Flood { to, key })]).spawn().await?;
+    match child.line().await? {
+        Some(_ready) => Ok(child),
+        None => Err(failed("flood a node", child.output().await?.stderr)),
+    }
+}
+
 fn failed(what: &str, cause: String) -> LabError {
     LabError::Failed { what: what.to_owned(), cause }
 }
@@ -80,6 +108,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
         None => Err(io::ErrorKind::InvalidInput.into()),
         Some(Job::Send { packets }) => send_all(&packets),
         Some(Job::Capture { from, count, limit }) => capture(from, count, limit),
+        Some(Job::Flood { to, key }) => send_initiations(to, &key),
         Some(Job::HoldLab) => hold_lab(),
     };
     match result {
@@ -120,6 +149,38 @@ fn send_all(packets: &[String]) -> io::Result<()> {
         socket.send_to(&packet, &SocketAddr::new(to, 0).into()).map_err(|error| {
             io::Error::new(error.kind(), format!("{error} for the packet {}", to_hex(&packet)))
         })?;
+    }
+    Ok(())
+}
+
+/// Sends initiations until killed. The layout is that of the WireGuard paper, section 5.4.2.
+fn send_initiations(to: SocketAddr, key: &[u8; 32]) -> io::Result<()> {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = std::net::UdpSocket::bind(any)?;
+    let mac1_key = Blake2s256::new().chain_update(b"mac1----").chain_update(key).finalize();
+    let mut random = ChaCha12Rng::seed_from_u64(1);
+    let mut message = [0; INITIATION_LEN];
+    let signed = INITIATION_LEN - 2 * MAC_LEN;
+    let mut stdout = io::stdout();
+    stdout.write_all(b"ready\n")?;
+    stdout.flush()?;
+    // In bursts that fill any queue, and few enough to leave the machine some time.
+    for number in 1_u64.. {
+        if number.is_multiple_of(FLOOD_BURST) {
+            std::thread::sleep(FLOOD_PAUSE);
+        }
+        random.fill_bytes(&mut message[4..signed]);
+        message[0] = 1;
+        let mac = <Blake2sMac<U16> as KeyInit>::new_from_slice(&mac1_key).map_err(io::Error::other)?;
+        let mac = mac.chain_update(&message[..signed]).finalize().into_bytes();
+        message[signed..signed + MAC_LEN].copy_from_slice(&mac);
+        match socket.send_to(&message, to) {
+            Ok(_) => {}
+            // Nobody listens yet, or the kernel has had enough for a moment.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
