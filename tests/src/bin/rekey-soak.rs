@@ -47,10 +47,22 @@ enum Command {
         /// How often
         #[arg(long, default_value_t = 10)]
         runs: usize,
-        /// Without an endpoint for its peer, in its configuration or on disk
-        #[arg(long)]
-        forget: bool,
+        /// What tells the next worker where its peer is
+        #[arg(long, value_enum, default_value_t = Knows::Configured)]
+        endpoint: Knows,
     },
+}
+
+/// What tells a worker where its peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Knows {
+    /// Its configuration.
+    Configured,
+    /// Only what the worker before saved.
+    Saved,
+    /// Nothing: the peer must come to it.
+    Nothing,
 }
 
 /// With whom an ichord is to exchange datagrams.
@@ -83,7 +95,7 @@ fn main() -> ExitCode {
     let result = block_on(async {
         match Cli::parse().command {
             Command::Soak { with, seconds, rate } => print(&soak(with, seconds, rate).await?),
-            Command::WorkerKill { runs, forget } => print(&worker_kill(runs, forget).await?),
+            Command::WorkerKill { runs, endpoint } => print(&worker_kill(runs, endpoint).await?),
         }
     });
     match result {
@@ -306,69 +318,87 @@ async fn capacity(ends: &Ends) -> Result<u64, LabError> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Kills {
+    /// Datagrams per second, each way.
     rate: u64,
-    /// Whether the killed side could know where its peer is.
-    endpoint_known: bool,
-    /// The longest time without a datagram, in milliseconds, of the worse direction of each run.
-    gap_ms: Vec<f64>,
+    /// What told the next worker where its peer is.
+    endpoint: Knows,
     median_ms: f64,
     max_ms: f64,
     runs: Vec<Kill>,
 }
 
+/// The longest time without a datagram, in milliseconds, and how many were lost.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Kill {
     to_killed_ms: f64,
+    to_killed_lost: u64,
     from_killed_ms: f64,
-    lost: u64,
+    from_killed_lost: u64,
 }
 
-async fn worker_kill(runs: usize, forget: bool) -> Result<Kills, LabError> {
+impl Kill {
+    fn worse(&self) -> f64 {
+        self.to_killed_ms.max(self.from_killed_ms)
+    }
+}
+
+/// The longest gap of a stream, in milliseconds. One that never came back shows only in what was lost.
+fn gap_ms(report: &UdpReport) -> f64 {
+    let lost = report.lost() as f64 * 1000.0 / KILL_RATE as f64;
+    lost.max(report.longest_gap_us as f64 / 1000.0)
+}
+
+async fn worker_kill(runs: usize, endpoint: Knows) -> Result<Kills, LabError> {
     let ends = Ends::of(With::Ichord).await?;
     let far = ends.far();
-    if forget {
+    if endpoint != Knows::Configured {
         let config = far.config().await?;
-        let without: String = config
-            .lines()
-            .filter(|line| !line.trim().starts_with("endpoint:"))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        far.write_config(&without).await?;
+        let lines = config.lines().filter(|line| !line.trim().starts_with("endpoint:"));
+        far.write_config(&lines.map(|line| format!("{line}\n")).collect::<String>()).await?;
         far.reload().await?;
     }
+    // Longer than a peer may take that has to find out by itself.
+    let seconds = if endpoint == Knows::Nothing { 30 } else { 5 };
     let mut measured = Vec::new();
     for _ in 0..runs {
-        let udp = Udp { count: 5 * KILL_RATE, rate: KILL_RATE, size: SIZE, quiet: QUIET };
+        // A worker that lived for less than ten seconds is replaced a little later, which is not what we measure.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let udp = Udp {
+            count: seconds * KILL_RATE,
+            rate: KILL_RATE,
+            size: SIZE,
+            quiet: QUIET.max(udp_pause(endpoint)),
+        };
         let kill = async {
-            // Well into the stream, of which nothing tells us the middle.
+            // Well into the streams, of which nothing tells us the middle.
             tokio::time::sleep(Duration::from_secs(2)).await;
-            if forget {
-                far.run(["sh", "-c", "rm -f /var/lib/ichor/endpoints*"]).await?;
+            if endpoint == Knows::Nothing {
+                far.run(["rm", "-f", "/var/lib/ichor/endpoints"]).await?;
             }
             far.kill_worker().await
         };
         let ((there, back), ()) = tokio::try_join!(ends.exchange(udp), kill)?;
         measured.push(Kill {
-            to_killed_ms: there.longest_gap_us as f64 / 1000.0,
-            from_killed_ms: back.longest_gap_us as f64 / 1000.0,
-            lost: there.lost() + back.lost(),
+            to_killed_ms: gap_ms(&there),
+            to_killed_lost: there.lost(),
+            from_killed_ms: gap_ms(&back),
+            from_killed_lost: back.lost(),
         });
-        // A worker that lived for less than ten seconds is replaced a little later, which is not what we measure.
-        tokio::time::sleep(Duration::from_secs(6)).await;
-        let to = ends.far_mesh.ip(Family::V4);
-        traffic::ping(&ends.near(), traffic::Ping::once([to])).await?;
     }
     ends.lab.down().await?;
-    let mut gaps: Vec<f64> = measured.iter().map(|kill| kill.to_killed_ms.max(kill.from_killed_ms)).collect();
-    let unsorted = gaps.clone();
+    let mut gaps: Vec<f64> = measured.iter().map(Kill::worse).collect();
     gaps.sort_by(f64::total_cmp);
     Ok(Kills {
         rate: KILL_RATE,
-        endpoint_known: !forget,
-        gap_ms: unsorted,
+        endpoint,
         median_ms: gaps.get(gaps.len() / 2).copied().unwrap_or_default(),
         max_ms: gaps.last().copied().unwrap_or_default(),
         runs: measured,
     })
+}
+
+/// How long a stream may pause without being over.
+fn udp_pause(endpoint: Knows) -> Duration {
+    Duration::from_secs(if endpoint == Knows::Nothing { 28 } else { 0 })
 }
