@@ -277,11 +277,11 @@ fn a_bad_file_is_named_with_line_and_key_and_the_last_good_one_stays() {
 fn a_killed_worker_costs_neither_link_nor_carrier_nor_addresses_nor_routes() {
     in_lab(AGENT, lab_of(two(true)), async |lab| {
         let (a, b) = (lab.node("a"), lab.node("b"));
+        assert_reaches(&a, &b).await?;
         let network = "10.99.0.0/24";
         b.write_config(&with_network(&b, network).await?).await?;
         b.reload().await?;
         until_succeeds(&b, &format!("ip route show {network} | grep -q ichor0")).await?;
-        assert_reaches(&a, &b).await?;
         let mut watch = b.watch_link("ichor0").await?;
         assert!(watch.begin.up && watch.begin.carrier, "{:?}", watch.begin);
         let before = b.view().await?.pid;

@@ -13,7 +13,7 @@ pub const THEIRS: &str = "theirs";
 /// The port of devices.
 pub const PORT: u16 = 51820;
 /// How long a device may take to listen to `wg(8)`.
-const START_LIMIT: Duration = Duration::from_secs(15);
+const START_LIMIT: Duration = Duration::from_secs(30);
 const KEY: &str = "/etc/wireguard/key";
 
 /// An implementation of WireGuard in userspace.
@@ -23,14 +23,18 @@ pub struct Implementation {
     pub name: &'static str,
     /// The variable that says where it is.
     pub variable: &'static str,
+    /// Whether it still sends after the address from which it sent is gone.
+    pub moves: bool,
     program: &'static str,
     arguments: &'static [&'static str],
 }
 
-/// wireguard-go, as distributions name it.
+/// wireguard-go, as distributions name it. Debian 12 has the release of March 2022, which keeps sending from an
+/// address that is gone.
 pub const WIREGUARD_GO: Implementation = Implementation {
     name: "wireguard-go",
     variable: "ICHOR_WIREGUARD_GO",
+    moves: false,
     program: "wireguard-go",
     arguments: &["-f"],
 };
@@ -38,6 +42,7 @@ pub const WIREGUARD_GO: Implementation = Implementation {
 pub const WIREGUARD_GO_NEWEST: Implementation = Implementation {
     name: "wireguard-go-newest",
     variable: "ICHOR_WIREGUARD_GO_NEWEST",
+    moves: true,
     program: "wireguard",
     arguments: &["-f"],
 };
@@ -45,6 +50,7 @@ pub const WIREGUARD_GO_NEWEST: Implementation = Implementation {
 pub const BORINGTUN: Implementation = Implementation {
     name: "boringtun",
     variable: "ICHOR_BORINGTUN",
+    moves: true,
     program: "boringtun-cli",
     // A connected socket keeps the address from which it sends, so this end could not roam.
     arguments: &["-f", "--disable-drop-privileges", "--disable-connected-udp"],
@@ -53,6 +59,7 @@ pub const BORINGTUN: Implementation = Implementation {
 pub const GOTATUN: Implementation = Implementation {
     name: "gotatun",
     variable: "ICHOR_GOTATUN",
+    moves: true,
     program: "gotatun",
     arguments: &["-f", "--disable-drop-privileges"],
 };

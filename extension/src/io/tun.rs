@@ -71,10 +71,14 @@ impl Tun {
             .name(name)
             .multi_queue(queues == Queues::Shared)
             .offload(true)
-            .tx_queue_len(QUEUE_LEN)
             .inherit_enable_state()
             .build_sync()
             .map_err(failed)?;
+        // The kernel lets only the machine's root set this, not that of a user namespace (SIOCSIFTXQLEN). There
+        // its default of 500 packets stays.
+        if let Err(error) = device.set_tx_queue_len(QUEUE_LEN) {
+            tracing::debug!(name, %error, "the length of the device queue stays as it is");
+        }
         device.set_nonblocking(true).map_err(failed)?;
         let udp_offload = device.udp_gso();
         Ok(Self { device, udp_offload })

@@ -36,10 +36,11 @@ impl Tap {
         let device = DeviceBuilder::new()
             .name(name)
             .layer(Layer::L2)
-            .tx_queue_len(DEVICE_QUEUE)
             .inherit_enable_state()
             .build_sync()
             .attempt(what)?;
+        // The kernel lets only the machine's root set this, not that of a user namespace. There its default stays.
+        let _refused = device.set_tx_queue_len(DEVICE_QUEUE);
         device.set_nonblocking(true).attempt(what)?;
         Ok(Self(device))
     }
