@@ -159,6 +159,8 @@ fn a_shaped_link_loses_and_repeats_as_asked_and_says_so() {
     let shape = Shape { loss: 0.2, duplicate: 0.1, ..Shape::default() };
     in_lab(AGENT, bare(shape), async |lab| {
         let ip = lab.node("b").view().await?.underlay.ip(Family::V6);
+        // Neighbours know each other before: while they look, packets that wait are lost elsewhere.
+        traffic::ping(&lab.node("a"), Ping::once([ip])).await?;
         let udp = Udp { count: 4000, rate: 8000, size: 200, quiet: Duration::from_secs(1) };
         let report = traffic::udp(&lab.node("a"), &lab.node("b"), ip, udp).await?;
         let counters = lab.link("b").counters().await?;
