@@ -7,9 +7,11 @@ use clap::{Parser, Subcommand};
 
 use crate::cmd::connection::Connection;
 use crate::cmd::{
-    completion, config, etcd, events, get, health, kubeconfig, logs, machineconfig, read, service, version,
+    apply_config, completion, config, edit, etcd, events, get, health, kubeconfig, logs, machineconfig,
+    patch, read, service, version,
 };
 use crate::exit::{self, Exit};
+use crate::interrupt::interrupted;
 
 /// What is running, and the compiler that made it.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ICHOR_COMPILER"), ")");
@@ -27,11 +29,31 @@ pub struct Cli {
     #[command(flatten)]
     connection: Connection,
     #[command(subcommand)]
-    command: Command,
+    program: Program,
+}
+
+/// What is run how: a lab ends with the exit code of what ran inside and brings its own runtime, the rest are
+/// commands of ours.
+#[derive(Debug, Subcommand)]
+enum Program {
+    #[cfg(feature = "lab")]
+    Lab(ichor_lab::cli::LabArgs),
+
+    #[command(flatten)]
+    Command(Command),
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Give nodes a machine config from a file
+    #[command(name = "apply-config")]
+    #[command(
+        after_help = "Examples:\n  ichorctl -n 10.0.0.9 apply-config --insecure -f controlplane.yaml\n  \
+                            ichorctl -n 10.1.0.9 apply-config --insecure --via ssh://root@gateway -f worker.yaml\n  \
+                            ichorctl -n 10.0.0.2 apply-config -f controlplane.yaml -p @patch.yaml --dry-run"
+    )]
+    ApplyConfig(apply_config::ApplyConfig),
+
     /// Print a completion script for a shell
     #[command(after_help = "Examples:\n  source <(ichorctl completion bash)\n  \
                             ichorctl completion fish > ~/.config/fish/completions/ichorctl.fish")]
@@ -48,6 +70,14 @@ enum Command {
         after_help = "Examples:\n  ichorctl -n 10.0.0.2 dmesg\n  ichorctl -n 10.0.0.2,10.0.0.3 dmesg -f --tail"
     )]
     Dmesg(logs::Dmesg),
+
+    /// Change the machine config of a node in an editor
+    ///
+    /// The editor is $TALOS_EDITOR, else $EDITOR, else vi. A text that the node refuses is opened again, with the
+    /// reason on top.
+    #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 edit machineconfig\n  \
+                            EDITOR='code --wait' ichorctl -n 10.0.0.2 edit mc --mode try --timeout 5m")]
+    Edit(edit::Edit),
 
     /// Look at etcd and its members, and back it up
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2,10.0.0.3,10.0.0.4 etcd status\n  \
@@ -76,9 +106,6 @@ enum Command {
                             ichorctl -n 10.0.0.2 kubeconfig --merge=false ./kubeconfig")]
     Kubeconfig(kubeconfig::Kubeconfig),
 
-    #[cfg(feature = "lab")]
-    Lab(ichor_lab::cli::LabArgs),
-
     /// Read the log of a service or container
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 logs kubelet --tail 20 -f\n  \
                             ichorctl -n 10.0.0.2 logs -k kube-system/coredns-abc:coredns")]
@@ -91,6 +118,15 @@ enum Command {
                             ichorctl mc patch worker.yaml -p '[{\"op\": \"remove\", \"path\": \"/machine/kubelet\"}]'"
     )]
     MachineConfig(machineconfig::MachineConfigArgs),
+
+    /// Change the machine configs of nodes with patches
+    ///
+    /// The rules are those of each node's Talos version. Nodes come one after the other, and none after one that
+    /// failed.
+    #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 patch mc -p @patch.yaml --dry-run\n  \
+                            ichorctl -n 10.0.0.2,10.0.0.3 patch machineconfig -p 'machine: {nodeLabels: {site: home}}'\n  \
+                            ichorctl -n 10.0.0.2 patch mc -p @patch.yaml --mode try --timeout 2m")]
+    Patch(patch::Patch),
 
     /// Read a file
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 read /proc/sys/kernel/random/boot_id\n  \
@@ -112,12 +148,14 @@ enum Command {
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    match parse(std::env::args_os()) {
-        // A lab ends with the exit code of what ran inside, and brings its own runtime.
+    let Cli { connection, program } = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
+    };
+    match program {
         #[cfg(feature = "lab")]
-        Ok(Cli { command: Command::Lab(args), .. }) => ichor_lab::cli::run(args),
-        Ok(cli) => execute(cli).into(),
-        Err(exit) => exit.into(),
+        Program::Lab(args) => ichor_lab::cli::run(args),
+        Program::Command(command) => execute(&connection, command).into(),
     }
 }
 
@@ -129,15 +167,15 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
     })
 }
 
-fn execute(cli: Cli) -> Exit {
+fn execute(connection: &Connection, command: Command) -> Exit {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::conclude(Err(error.into())),
     };
     let exit = runtime.block_on(async {
         tokio::select! {
-            result = dispatch(cli) => exit::conclude(result),
-            _ = tokio::signal::ctrl_c() => Exit::Interrupted,
+            result = dispatch(connection, command) => exit::conclude(result),
+            () = interrupted() => Exit::Interrupted,
         }
     });
     // A resolver that does not answer must not hold up the end.
@@ -145,24 +183,24 @@ fn execute(cli: Cli) -> Exit {
     exit
 }
 
-async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
-    let connection = &cli.connection;
-    match cli.command {
+async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::ApplyConfig(command) => command.run(connection).await,
         Command::Completion(command) => command.run(),
         Command::Config(command) => command.run(connection).await,
         Command::Dmesg(command) => command.run(connection).await,
+        Command::Edit(command) => command.run(connection).await,
         Command::Etcd(command) => command.run(connection).await,
         Command::Events(command) => command.run(connection).await,
         Command::Get(command) => command.run(connection).await,
         Command::Health(command) => command.run(connection).await,
         Command::Kubeconfig(command) => command.run(connection).await,
-        #[cfg(feature = "lab")]
-        Command::Lab(_) => unreachable!("main runs it"),
         Command::Logs(command) => command.run(connection).await,
         Command::MachineConfig(args) => {
             machineconfig::run(&args, &mut std::io::stdout().lock())?;
             Ok(Exit::Done)
         }
+        Command::Patch(command) => command.run(connection).await,
         Command::Read(command) => command.run(connection).await,
         Command::Service(command) => command.run(connection).await,
         Command::Version(command) => command.run(connection).await,

@@ -1,8 +1,11 @@
 //! One file per command: flags in, calls, output.
 
+pub mod apply_config;
+mod change;
 pub mod completion;
 pub mod config;
 pub mod connection;
+pub mod edit;
 pub mod etcd;
 pub mod events;
 pub mod fleet;
@@ -11,6 +14,7 @@ pub mod health;
 pub mod kubeconfig;
 pub mod logs;
 pub mod machineconfig;
+pub mod patch;
 pub mod read;
 pub mod service;
 pub mod version;

@@ -5,6 +5,7 @@
 //! one, and the one on its disk. They differ while a staged config waits for a reboot, and while a tried one waits to
 //! be confirmed or reverted; whoever applies something then throws that away, and is told so first.
 
+use std::fmt;
 use std::time::Duration;
 
 use ichor_proto::talos::machine::apply_configuration_request::Mode;
@@ -59,15 +60,28 @@ pub struct Applied {
     pub details: String,
 }
 
+/// Where a change stopped because of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Reading what the change starts from.
+    Read,
+    /// Reading it again right before sending. Nothing was sent.
+    Recheck,
+    /// Sending the new config.
+    Apply,
+    /// Reading back what the node accepted.
+    Verify,
+}
+
 /// A config that was not changed, or of which that is not known.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpdateError {
     /// A call failed.
-    #[error("failed to {action} the machine config of {node}")]
+    #[error("{}", step.describe(node))]
     Api {
-        /// `read` or `apply`.
-        action: &'static str,
+        /// When.
+        step: Step,
         /// The node.
         node: String,
         /// Why.
@@ -107,25 +121,47 @@ pub enum UpdateError {
 
 impl UpdateError {
     /// How a command ends because of it.
-    pub const fn exit(&self) -> Exit {
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Api { .. } | Self::Spec { .. } => Exit::Failed,
+            Self::Api { step: Step::Read | Step::Recheck, .. } | Self::Spec { .. } => Exit::Failed,
+            // A call that went out and did not come back may have been executed.
+            Self::Api { step: Step::Apply, source, .. } => {
+                let is_open = source.cause.is_transient() && !source.cause.was_not_sent();
+                if is_open { Exit::Stopped } else { Exit::Failed }
+            }
             Self::Changed { .. } | Self::Pending { .. } => Exit::Refused,
-            Self::Unproven { .. } => Exit::Stopped,
+            Self::Api { step: Step::Verify, .. } | Self::Unproven { .. } => Exit::Stopped,
         }
     }
 
-    /// What to do about it.
-    pub const fn advice(&self) -> Option<&'static str> {
+    /// What to do about it, where the call itself does not say.
+    pub fn advice(&self) -> Option<&'static str> {
         match self {
+            Self::Api { .. } if self.exit() == Exit::Stopped => Some(COMPARE),
             Self::Api { .. } | Self::Spec { .. } => None,
             Self::Changed { .. } => Some("look at the config again, and repeat the command"),
-            Self::Pending { .. } => {
-                Some("wait for it, confirm or revert it, or use --force-pending to go over it")
-            }
-            Self::Unproven { .. } => {
-                Some("compare `ichorctl get mc v1alpha1 -o yaml` with `ichorctl get mc persistent -o yaml`")
-            }
+            Self::Pending { .. } => Some(
+                "wait for its end, or go over it with --force-pending; a trial is confirmed by the same command \
+                 with --mode no-reboot",
+            ),
+            Self::Unproven { .. } => Some(COMPARE),
+        }
+    }
+}
+
+/// How to find out what a node has.
+const COMPARE: &str = "see what the node has now with `ichorctl get mc v1alpha1 -o yaml` (active) and \
+                       `ichorctl get mc persistent -o yaml` (on its disk)";
+
+impl Step {
+    fn describe(self, node: &str) -> String {
+        match self {
+            Self::Read => format!("failed to read the machine config of {node}"),
+            Self::Recheck => format!(
+                "failed to read the machine config of {node} again before changing it; nothing was sent"
+            ),
+            Self::Apply => format!("failed to apply the machine config of {node}"),
+            Self::Verify => format!("{node} accepted the machine config, but reading it back failed"),
         }
     }
 }
@@ -144,8 +180,8 @@ impl Pending {
     }
 }
 
-impl std::fmt::Debug for VersionedConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for VersionedConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VersionedConfig")
             .field("bytes", &self.text.len())
             .field("version", &self.version)
@@ -160,12 +196,16 @@ impl NodeConfig {
     ///
     /// Those of the calls, and when a config cannot be decoded.
     pub async fn read(node: &NodeClient) -> Result<Self, UpdateError> {
-        let read = |source| UpdateError::Api { action: "read", node: node.name().to_owned(), source };
-        let active = node.machine_config(ConfigId::Active).await.map_err(read)?;
+        Self::read_at(node, Step::Read).await
+    }
+
+    async fn read_at(node: &NodeClient, step: Step) -> Result<Self, UpdateError> {
+        let failed = |source| UpdateError::Api { step, node: node.name().to_owned(), source };
+        let active = node.machine_config(ConfigId::Active).await.map_err(failed)?;
         let persistent = match node.machine_config(ConfigId::Persistent).await {
             Ok(resource) => Some(resource),
             Err(ApiError { cause: Cause::NotFound(_), .. }) => None,
-            Err(error) => return Err(read(error)),
+            Err(error) => return Err(failed(error)),
         };
         let spec = |source| UpdateError::Spec { node: node.name().to_owned(), source };
         Ok(Self {
@@ -185,14 +225,14 @@ impl NodeConfig {
         Some(if moment(&self.active) > moment(persistent) { Pending::Try } else { Pending::Staged })
     }
 
-    /// The config that a change in `mode` starts from: a second staged change must not drop the first.
+    /// The config that a change in `mode` starts from.
+    ///
+    /// That is the active one, but the one on the disk for a staged change, which must not drop what is staged
+    /// already, and during a trial, so that the same change in another mode confirms what is being tried.
     pub fn base(&self, mode: Mode) -> &VersionedConfig {
-        match (mode, &self.persistent) {
-            (Mode::Staged, Some(persistent)) => persistent,
-            (Mode::Staged, None) | (Mode::Reboot | Mode::Auto | Mode::NoReboot | Mode::Try, _) => {
-                &self.active
-            }
-        }
+        let is_trial = self.pending() == Some(Pending::Try);
+        let starts_from_disk = mode == Mode::Staged || (is_trial && mode != Mode::Try);
+        self.persistent.as_ref().filter(|_| starts_from_disk).unwrap_or(&self.active)
     }
 
     /// Refuses to go over something that is pending, unless `text` is the very config that is being tried: applying
@@ -213,6 +253,10 @@ impl NodeConfig {
         }
     }
 
+    fn persistent_text(&self) -> Option<&str> {
+        self.persistent.as_ref().map(|config| config.text.as_str())
+    }
+
     fn is_same_version(&self, other: &Self) -> bool {
         let version = |config: &Option<VersionedConfig>| config.as_ref().map(|config| config.version.clone());
         self.active.version == other.active.version && version(&self.persistent) == version(&other.persistent)
@@ -226,19 +270,21 @@ impl VersionedConfig {
     }
 }
 
-/// Sends `text` to a node whose configs are still those of `before`, and waits until it shows it.
+/// Sends `text` to a node whose configs are still those of `before`, and waits until both its configs are what the
+/// mode makes of them. After a reboot that the node does by itself, the caller looks: the reply says so in
+/// [`Applied::mode`].
 ///
 /// # Errors
 ///
 /// [`UpdateError::Changed`] when they are not, those of the calls, and [`UpdateError::Unproven`] when the node shows
-/// something else in the end.
+/// something else in the end. [`UpdateError::exit`] tells what was not sent from what may have been done.
 pub async fn apply(
     node: &NodeClient,
     before: &NodeConfig,
     text: &str,
     options: ApplyOptions,
 ) -> Result<Applied, UpdateError> {
-    if !NodeConfig::read(node).await?.is_same_version(before) {
+    if !NodeConfig::read_at(node, Step::Recheck).await?.is_same_version(before) {
         return Err(UpdateError::Changed { node: node.name().to_owned() });
     }
     let applied = send(node, text, options).await?;
@@ -255,37 +301,46 @@ pub async fn apply(
 /// Those of the call.
 pub async fn send(node: &NodeClient, text: &str, options: ApplyOptions) -> Result<Applied, UpdateError> {
     let reply = node.apply_configuration(text.as_bytes(), options).await;
-    let reply =
-        reply.map_err(|source| UpdateError::Api { action: "apply", node: node.name().to_owned(), source })?;
+    let reply = reply.map_err(|source| UpdateError::Api {
+        step: Step::Apply,
+        node: node.name().to_owned(),
+        source,
+    })?;
     Ok(Applied { mode: reply.mode(), warnings: reply.warnings, details: reply.mode_details })
 }
 
 /// Waits until the node shows `text` where `mode` puts it, and nowhere else.
 async fn prove(node: &NodeClient, before: &NodeConfig, text: &str, mode: Mode) -> Result<(), UpdateError> {
-    let stays = before.persistent.as_ref().map(|config| &*config.text);
+    let stays = before.persistent_text();
     let (active, persistent): (&str, Option<&str>) = match mode {
-        Mode::NoReboot | Mode::Auto => (text, before.persistent.as_ref().map(|_| text)),
-        Mode::Staged => (&before.active.text, Some(text)),
-        Mode::Try => (text, stays.map(String::as_str)),
+        Mode::NoReboot | Mode::Auto => (text, stays.map(|_| text)),
+        Mode::Staged => (&before.active.text, stays.map(|_| text)),
+        Mode::Try => (text, stays),
         // The node goes away.
         Mode::Reboot => return Ok(()),
     };
     let deadline = Instant::now() + SETTLE;
     loop {
-        let now = NodeConfig::read(node).await?;
-        let now_persistent = now.persistent.as_ref().map(|config| config.text.as_str());
-        let which = if now.active.text.as_str() != active {
-            "active"
-        } else if persistent.is_some() && now_persistent != persistent {
-            "persistent"
-        } else {
-            return Ok(());
+        let problem = match NodeConfig::read_at(node, Step::Verify).await {
+            Ok(now) if now.active.text.as_str() != active => unproven(node, "active"),
+            Ok(now) if persistent.is_some() && now.persistent_text() != persistent => {
+                unproven(node, "persistent")
+            }
+            Ok(_) => return Ok(()),
+            // A config that changes the network can cut the connection that brought it.
+            Err(error @ UpdateError::Api { .. }) => error,
+            Err(error) => return Err(error),
         };
-        if Instant::now() >= deadline {
-            return Err(UpdateError::Unproven { node: node.name().to_owned(), which });
+        let is_lasting = matches!(&problem, UpdateError::Api { source, .. } if !source.cause.is_transient());
+        if is_lasting || Instant::now() >= deadline {
+            return Err(problem);
         }
         sleep(INTERVAL).await;
     }
+}
+
+fn unproven(node: &NodeClient, which: &'static str) -> UpdateError {
+    UpdateError::Unproven { node: node.name().to_owned(), which }
 }
 
 /// True for texts that say the same: byte for byte, or after parsing. Comments and layout do not count.
@@ -320,6 +375,13 @@ mod tests {
         let config = NodeConfig { active: versioned("a: 1", 1), persistent: Some(versioned("a: 2", 2)) };
         assert_eq!(config.base(Mode::Staged).text.as_str(), "a: 2");
         assert_eq!(config.base(Mode::NoReboot).text.as_str(), "a: 1");
+    }
+
+    #[test]
+    fn a_change_during_a_trial_starts_from_what_was_there_before() {
+        let config = NodeConfig { active: versioned("a: tried", 2), persistent: Some(versioned("a: 1", 1)) };
+        assert_eq!(config.base(Mode::NoReboot).text.as_str(), "a: 1");
+        assert_eq!(config.base(Mode::Try).text.as_str(), "a: tried");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod duration;
 pub mod exit;
 pub mod files;
 pub mod health;
+pub mod interrupt;
 pub mod kubeconfig;
 pub mod machine;
 pub mod output;

@@ -28,6 +28,8 @@ pub struct Fleet {
 pub struct Failures {
     nodes: usize,
     failed: Vec<(usize, String, Error)>,
+    /// Nodes that were left alone because of a failure before them.
+    skipped: Vec<String>,
 }
 
 impl Fleet {
@@ -62,7 +64,7 @@ impl Fleet {
             async move { (index, name, result.await) }
         };
         let mut running: FuturesUnordered<_> = self.nodes.iter().enumerate().map(start).collect();
-        let mut failures = Failures { nodes: self.nodes.len(), failed: Vec::new() };
+        let mut failures = Failures { nodes: self.nodes.len(), failed: Vec::new(), skipped: Vec::new() };
         while !running.is_empty() {
             let Ok(next) = timeout(QUIET, running.next()).await else {
                 quiet()?;
@@ -111,6 +113,32 @@ impl Fleet {
         F: Future<Output = anyhow::Result<()>>,
     {
         self.call(call, |_, _, ()| Ok(()), || Ok(())).await
+    }
+
+    /// Runs one node after the other, in the order in which the user named them, and stops at the first that fails:
+    /// what broke one node must not reach the next.
+    ///
+    /// # Errors
+    ///
+    /// A broken pipe: nobody reads any more.
+    pub async fn in_turn<F>(&self, call: impl Fn(NodeClient) -> F) -> anyhow::Result<Failures>
+    where
+        F: Future<Output = anyhow::Result<()>>,
+    {
+        let mut failures = Failures { nodes: self.nodes.len(), failed: Vec::new(), skipped: Vec::new() };
+        for (index, node) in self.nodes.iter().enumerate() {
+            match call(node.clone()).await {
+                Ok(()) => {}
+                Err(error) if is_broken_pipe(&error) => return Err(error),
+                Err(error) => {
+                    failures.failed.push((index, node.name().to_owned(), error));
+                    let rest = &self.nodes[index + 1..];
+                    failures.skipped = rest.iter().map(|node| node.name().to_owned()).collect();
+                    break;
+                }
+            }
+        }
+        Ok(failures)
     }
 
     /// Calls all nodes side by side and prints the rows that they reply. The first column is the node.
@@ -183,9 +211,12 @@ impl Failures {
                 output::note(&format!("  next: {advice}"));
             }
         }
+        if !self.skipped.is_empty() {
+            output::note(&format!("not tried after this failure: {}", self.skipped.join(", ")));
+        }
         match self.failed.first() {
             None => Exit::Done,
-            Some((_, _, error)) if self.failed.len() == self.nodes => exit_of(error),
+            Some((_, _, error)) if self.failed.len() + self.skipped.len() == self.nodes => exit_of(error),
             Some(_) => Exit::Partial,
         }
     }

@@ -1,0 +1,71 @@
+//! `patch`: changes the machine configs of nodes with patches.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::change::{ApplyFlags, Subject, Target};
+use super::connection::Connection;
+use crate::api::NodeClient;
+use crate::config_update::NodeConfig;
+use crate::exit::{Exit, UsageError};
+use crate::patch::{self, PatchArg, PatchError, TalosLine};
+
+/// Flags of `patch`.
+#[derive(Args, Debug)]
+pub struct Patch {
+    #[command(flatten)]
+    _subject: Subject,
+    /// A patch, strategic merge or JSON; @FILE reads it from a file; may be given several times
+    #[arg(short, long = "patch", value_name = "PATCH")]
+    patches: Vec<String>,
+    /// A file with a patch, applied after the others
+    #[arg(long, value_name = "FILE")]
+    patch_file: Option<PathBuf>,
+    #[command(flatten)]
+    apply: ApplyFlags,
+}
+
+impl Patch {
+    /// Runs the command: one node after the other, and no further after a failure. A dry run asks all at once.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to apply, nobody to ask, or nowhere to print.
+    pub async fn run(mut self, connection: &Connection) -> anyhow::Result<Exit> {
+        if let Some(file) = self.patch_file.take() {
+            self.patches.push(format!("@{}", file.display()));
+        }
+        if self.patches.is_empty() {
+            return Err(UsageError("there is no patch: give one with --patch or --patch-file".into()).into());
+        }
+        let fleet = connection.session()?.fleet()?;
+        let (flags, patches) = (self.apply, &self.patches);
+        let call = |node: NodeClient| async move { change(flags, &node, patches).await };
+        let failures = if flags.is_dry() { fleet.run(call).await? } else { fleet.in_turn(call).await? };
+        Ok(failures.finish())
+    }
+}
+
+async fn change(flags: ApplyFlags, node: &NodeClient, patches: &[String]) -> anyhow::Result<()> {
+    let target = Target::of(node, flags).await?;
+    let before = NodeConfig::read(node).await?;
+    let after = patched(&before.base(flags.mode()).text, patches, target.line)?;
+    flags.apply(node, &target, &before, &after).await
+}
+
+/// `config` with the values of `-p` applied, by the rules of the node's line.
+pub(super) fn patched(
+    config: &str,
+    patches: &[String],
+    line: TalosLine,
+) -> anyhow::Result<Zeroizing<String>> {
+    let args: Result<Vec<PatchArg>, PatchError> =
+        patches.iter().map(|value| PatchArg::from_flag(value, line)).collect();
+    let loaded = patch::load(&args?, line).context("failed to load the patches")?;
+    let patched = patch::apply(config, &loaded, line)
+        .with_context(|| format!("failed to patch the machine config by the rules of Talos {line}"))?;
+    Ok(Zeroizing::new(patched))
+}
