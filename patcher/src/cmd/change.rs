@@ -7,7 +7,7 @@ use ichor_proto::talos::machine::apply_configuration_request::Mode;
 use serde::Serialize;
 
 use crate::api::{ApplyOptions, Capabilities, NodeClient, Support};
-use crate::config_update::{self, Applied, NodeConfig, Pending, is_same};
+use crate::config_update::{self, Applied, NodeConfig, Pending};
 use crate::duration;
 use crate::exit::Refusal;
 use crate::output::{self, Format, Output};
@@ -165,7 +165,7 @@ impl ApplyFlags {
     ) -> anyhow::Result<()> {
         let base = before.base(self.mode());
         let is_trial = before.pending() == Some(Pending::Try);
-        if !is_trial && is_same(&base.text, after) {
+        if !is_trial && base.text.as_str() == after {
             return self.tell(node, None, "");
         }
         if !self.force_pending {

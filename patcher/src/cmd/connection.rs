@@ -92,7 +92,11 @@ impl Connection {
     ///
     /// When the talosconfig cannot be used, or there are no endpoints.
     pub fn session(&self) -> anyhow::Result<Session> {
-        let context = self.talosconfig()?.context(self.context.as_deref())?;
+        let config = self.talosconfig()?;
+        let context = config.context(self.context.as_deref()).with_context(|| match config.location() {
+            Some(location) => format!("the talosconfig {} cannot be used", location.path.display()),
+            None => "the talosconfig cannot be used".to_owned(),
+        })?;
         let endpoints = if self.endpoints.is_empty() { &context.endpoints } else { &self.endpoints };
         if endpoints.is_empty() {
             let text =

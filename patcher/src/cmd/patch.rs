@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::change::{ApplyFlags, Subject, Target};
 use super::connection::Connection;
 use crate::api::NodeClient;
-use crate::config_update::NodeConfig;
+use crate::config_update::{NodeConfig, is_same};
 use crate::exit::{Exit, UsageError};
 use crate::patch::{self, PatchArg, PatchError, TalosLine};
 
@@ -52,7 +52,10 @@ impl Patch {
 async fn change(flags: ApplyFlags, node: &NodeClient, patches: &[String]) -> anyhow::Result<()> {
     let target = Target::of(node, flags).await?;
     let before = NodeConfig::read(node).await?;
-    let after = patched(&before.base(flags.mode()).text, patches, target.line)?;
+    let base = &before.base(flags.mode()).text;
+    let after = patched(base, patches, target.line)?;
+    // A patch that only changes how it is written changes nothing.
+    let after = if is_same(base, &after) { base.clone() } else { after };
     flags.apply(node, &target, &before, &after).await
 }
 

@@ -3,8 +3,11 @@
 
 mod access;
 mod apid;
+mod change;
 mod cluster;
 mod config;
+mod damage;
+mod edit;
 mod etcd;
 mod get;
 mod node;

@@ -8,7 +8,7 @@ use ichor_proto::talos::cosi::resource as cosi;
 use ichor_proto::talos::machine;
 use ichor_proto::talos::resource::config::MachineConfigSpec;
 use prost::Message as _;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Status};
 
 /// A node. `Node::new` gives a control plane node that is well.
@@ -27,8 +27,12 @@ pub(crate) struct Script {
     pub(crate) tag: String,
     /// Calls wait for this long first.
     pub(crate) delay: Duration,
+    /// Calls wait for a permit.
+    pub(crate) gate: Option<Arc<Semaphore>>,
     /// Calls fail with this.
     pub(crate) failure: Option<Status>,
+    /// Calls after so many fail with this.
+    pub(crate) dies_after: Option<(usize, Status)>,
     /// Calls of this name fail with this.
     pub(crate) failures: BTreeMap<&'static str, Status>,
     /// Version has no message.
@@ -58,7 +62,9 @@ impl Default for Script {
         Self {
             tag: "v1.13.9".into(),
             delay: Duration::ZERO,
+            gate: None,
             failure: None,
+            dies_after: None,
             failures: BTreeMap::new(),
             empty: false,
             services: vec![],
@@ -114,14 +120,16 @@ impl Node {
 
     /// Adds a resource, or replaces it under a higher version.
     pub(crate) fn set(&self, namespace: &str, kind: &str, id: &str, yaml: &str) {
-        self.put(namespace, kind, id, cosi::Spec { proto_spec: vec![], yaml_spec: yaml.to_owned() });
+        self.put(namespace, kind, id, cosi::Spec { proto_spec: vec![], yaml_spec: yaml.to_owned() }, 0);
     }
 
     /// The machine config under `v1alpha1` or `persistent`.
     pub(crate) fn set_config(&self, id: &str, text: &str) {
         let proto_spec = MachineConfigSpec { yaml_marshalled: text.into() }.encode_to_vec();
         let spec = cosi::Spec { proto_spec, yaml_spec: text.to_owned() };
-        self.put("config", "MachineConfigs.config.talos.dev", id, spec);
+        // A trial and a staged config are told apart by which config is younger.
+        let age = i64::try_from(*self.changes.borrow()).unwrap();
+        self.put("config", "MachineConfigs.config.talos.dev", id, spec, age);
     }
 
     pub(crate) fn config(&self, id: &str) -> String {
@@ -138,7 +146,7 @@ impl Node {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    fn put(&self, namespace: &str, kind: &str, id: &str, spec: cosi::Spec) {
+    fn put(&self, namespace: &str, kind: &str, id: &str, spec: cosi::Spec, age: i64) {
         let mut resources = self.resources.lock().unwrap();
         let position = resources.iter().position(|resource| {
             let metadata = resource.metadata.as_ref().unwrap();
@@ -155,7 +163,7 @@ impl Node {
             owner: "test".into(),
             phase: "running".into(),
             created: moment,
-            updated: moment,
+            updated: Some(prost_types::Timestamp { seconds: 1_767_225_600 + age, nanos: 0 }),
             ..Default::default()
         };
         let resource = cosi::Resource { metadata: Some(metadata), spec: Some(spec) };
@@ -171,6 +179,13 @@ impl Node {
         self.note(call, request, None);
         let script = self.script.lock().unwrap().clone();
         tokio::time::sleep(script.delay).await;
+        if let Some(gate) = &script.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        if let Some((_, status)) = script.dies_after.as_ref().filter(|(calls, _)| self.calls().len() > *calls)
+        {
+            return Err(status.clone());
+        }
         match script.failure.clone().or_else(|| script.failures.get(call).cloned()) {
             Some(status) => Err(status),
             None => Ok(script),
