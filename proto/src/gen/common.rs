@@ -125,6 +125,7 @@ pub enum ContainerdNamespace {
     NsUnknown = 0,
     NsSystem = 1,
     NsCri = 2,
+    NsTaloscontainers = 3,
 }
 impl ContainerdNamespace {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -136,6 +137,7 @@ impl ContainerdNamespace {
             Self::NsUnknown => "NS_UNKNOWN",
             Self::NsSystem => "NS_SYSTEM",
             Self::NsCri => "NS_CRI",
+            Self::NsTaloscontainers => "NS_TALOSCONTAINERS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -144,6 +146,7 @@ impl ContainerdNamespace {
             "NS_UNKNOWN" => Some(Self::NsUnknown),
             "NS_SYSTEM" => Some(Self::NsSystem),
             "NS_CRI" => Some(Self::NsCri),
+            "NS_TALOSCONTAINERS" => Some(Self::NsTaloscontainers),
             _ => None,
         }
     }
