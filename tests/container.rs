@@ -192,7 +192,8 @@ impl Host {
 
     fn ctr(&self) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.at("containerd.sock"));
+        // runc knows the containers of all containerds of a machine by this name and their own.
+        command.arg("--address").arg(self.at("containerd.sock")).args(["--namespace", &self.namespace]);
         command
     }
 

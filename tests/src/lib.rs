@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod compare;
 pub mod config_gen;
+pub mod go;
 pub mod netns;
 pub mod oracle;
 pub mod pairs;

@@ -1,12 +1,10 @@
 //! The official Talos library as a child process, one per Talos line (`tests/oracle`).
 
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use base64::Engine;
 use serde::{Deserialize, Serialize};
+
+use crate::go::GoProgram;
 
 /// A question to the oracle. Texts travel as base64, so that they may hold anything.
 #[derive(Debug, Default, Serialize)]
@@ -109,38 +107,15 @@ pub struct Node {
 
 /// A running oracle.
 #[derive(Debug)]
-pub struct Oracle {
-    child: Child,
-    input: Option<BufWriter<ChildStdin>>,
-    output: BufReader<ChildStdout>,
-}
+pub struct Oracle(GoProgram);
 
 impl Oracle {
-    /// Whether the environment demands the comparison: then a missing Go is a failure, not a reason to skip.
-    pub fn required() -> bool {
-        std::env::var_os("ICHOR_REQUIRE_ORACLE").is_some_and(|value| value == "1")
-    }
-
     /// Builds and starts the oracle of a line such as `1.14`; none where there is no Go and none is required.
     ///
     /// # Errors
-    /// When Go is there but the oracle cannot be built, or Go is required and missing.
+    /// As [`GoProgram::start`].
     pub fn start(line: &str) -> Result<Option<Self>> {
-        if Command::new("go").arg("version").output().is_err() {
-            if Self::required() {
-                bail!("the oracle is required, and there is no Go");
-            }
-            return Ok(None);
-        }
-        let program = build(line)?;
-        let mut child = Command::new(&program)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("failed to start {}", program.display()))?;
-        let input = child.stdin.take().map(BufWriter::new);
-        let output = child.stdout.take().map(BufReader::new).context("the oracle has no output")?;
-        Ok(Some(Self { child, input, output }))
+        Ok(GoProgram::start(&format!("v{line}"))?.map(Self))
     }
 
     /// Asks one question.
@@ -156,61 +131,6 @@ impl Oracle {
     /// # Errors
     /// When the oracle is gone.
     pub fn ask_all(&mut self, requests: &[Request<'_>]) -> Result<Vec<Response>> {
-        let input = self.input.as_mut().context("the oracle has no input")?;
-        let output = &mut self.output;
-        // Written from a second thread: pipes hold little, and the oracle answers while it reads.
-        std::thread::scope(|scope| {
-            let writer = scope.spawn(move || -> Result<()> {
-                for request in requests {
-                    serde_json::to_writer(&mut *input, request)?;
-                    input.write_all(b"\n")?;
-                }
-                Ok(input.flush()?)
-            });
-            let mut answers = Vec::with_capacity(requests.len());
-            let mut line = String::new();
-            for _ in requests {
-                line.clear();
-                if output.read_line(&mut line)? == 0 {
-                    bail!("the oracle ended early");
-                }
-                answers.push(serde_json::from_str(&line)?);
-            }
-            match writer.join() {
-                Ok(result) => result?,
-                Err(_) => bail!("the writer of the oracle panicked"),
-            }
-            Ok(answers)
-        })
+        self.0.ask_all(requests)
     }
-}
-
-impl Drop for Oracle {
-    fn drop(&mut self) {
-        drop(self.input.take());
-        // The oracle ends with its input; whatever it says then is of no interest.
-        self.child.wait().ok();
-    }
-}
-
-fn build(line: &str) -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let source = manifest.join("oracle").join(format!("v{line}"));
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| manifest.join("../target"), PathBuf::from)
-        .join("oracle");
-    std::fs::create_dir_all(&target)?;
-    let program = std::path::absolute(target.join(format!("v{line}")))?;
-    let output = Command::new("go")
-        .arg("build")
-        .arg("-o")
-        .arg(&program)
-        .arg(".")
-        .current_dir(&source)
-        .output()
-        .with_context(|| format!("failed to run go build in {}", source.display()))?;
-    if !output.status.success() {
-        bail!("go build in {} failed: {}", source.display(), String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(program)
 }
