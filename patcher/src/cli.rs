@@ -206,3 +206,33 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
         Command::Version(command) => command.run(connection).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_shows_examples_with_its_name() {
+        let mut cli = Cli::command();
+        cli.build();
+        cli.clone().debug_assert();
+        // A lab says how it is used by itself.
+        let ours = cli.get_subcommands().filter(|it| !matches!(it.get_name(), "help" | "lab"));
+        for command in ours {
+            check(command);
+        }
+    }
+
+    fn check(command: &clap::Command) {
+        for inner in command.get_subcommands().filter(|it| it.get_name() != "help") {
+            check(inner);
+        }
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.starts_with("Examples:\n"), "{} has no examples", command.get_name());
+        let names = || command.get_all_aliases().chain([command.get_name()]);
+        let is_named = names().any(|name| help.split([' ', '\n']).any(|word| word == name));
+        assert!(is_named, "the examples of {} do not show it", command.get_name());
+    }
+}

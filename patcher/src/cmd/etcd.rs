@@ -31,6 +31,9 @@ struct Print {
 enum Command {
     /// List or disarm alarms
     #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  ichorctl -n 10.0.0.2 etcd alarm list\n  ichorctl -n 10.0.0.2 etcd alarm disarm"
+    )]
     Alarm(alarm::Alarm),
     /// Defragment the database of one member, which does not answer meanwhile
     #[command(

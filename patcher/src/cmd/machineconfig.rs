@@ -20,6 +20,10 @@ pub struct MachineConfigArgs {
 #[derive(Debug, Subcommand)]
 enum MachineConfigCommand {
     /// Patch a machine config
+    #[command(
+        after_help = "Examples:\n  ichorctl machineconfig patch worker.yaml -p @patch.yaml -o patched.yaml\n  \
+                            ichorctl mc patch worker.yaml -p @patch.yaml --talos-version v1.12.4"
+    )]
     Patch(PatchArgs),
 }
 

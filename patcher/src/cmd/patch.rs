@@ -11,7 +11,7 @@ use super::connection::Connection;
 use crate::api::NodeClient;
 use crate::config_update::{NodeConfig, is_same};
 use crate::exit::{Exit, UsageError};
-use crate::patch::{self, PatchArg, PatchError, TalosLine};
+use crate::patch::{self, PatchArg, TalosLine};
 
 /// Flags of `patch`.
 #[derive(Args, Debug)]
@@ -65,9 +65,9 @@ pub(super) fn patched(
     patches: &[String],
     line: TalosLine,
 ) -> anyhow::Result<Zeroizing<String>> {
-    let args: Result<Vec<PatchArg>, PatchError> =
-        patches.iter().map(|value| PatchArg::from_flag(value, line)).collect();
-    let loaded = patch::load(&args?, line).context("failed to load the patches")?;
+    let args = patches.iter().map(|value| anyhow::Ok(PatchArg::from_flag(value, line)?));
+    let args = args.collect::<anyhow::Result<Vec<_>>>()?;
+    let loaded = patch::load(&args, line).context("failed to load the patches")?;
     let patched = patch::apply(config, &loaded, line)
         .with_context(|| format!("failed to patch the machine config by the rules of Talos {line}"))?;
     Ok(Zeroizing::new(patched))
