@@ -26,7 +26,7 @@ pub mod url;
 pub mod value;
 
 pub use apply::apply;
-pub use error::{Class, PatchError};
+pub use error::{Class, PatchError, Refused};
 pub use json6902::JsonPatch;
 pub use line::TalosLine;
 pub use load::{Patch, PatchArg, Strategic, load};

@@ -1,14 +1,16 @@
 //! `ichorctl machineconfig patch`: patches a machine config file, offline.
 
-use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-use crate::patch::{self, PatchArg, TalosLine};
+use crate::exit::UsageError;
+use crate::files::{read_bounded, write_private};
+use crate::machine::parse::MAX_BYTES;
+use crate::patch::{self, Patch, PatchArg, TalosLine};
 
 /// Machine config files.
 #[derive(Debug, Args)]
@@ -59,22 +61,15 @@ pub fn run(args: &MachineConfigArgs, out: &mut dyn Write) -> Result<()> {
 /// # Errors
 /// When a file cannot be read or written, or the config or a patch is refused. Nothing is written then.
 pub fn patch(args: &PatchArgs, out: &mut dyn Write) -> Result<()> {
-    let line = match &args.talos_version {
-        None => TalosLine::NEWEST,
-        Some(version) => match TalosLine::of_version(version) {
-            Some(line) => line,
-            None => bail!("no rules are known for Talos {version}: give v1.11 or newer"),
-        },
-    };
-    let config = read_config(&args.file)?;
-    let loaded: Result<Vec<PatchArg>, _> =
-        args.patches.iter().map(|value| PatchArg::from_flag(value, line)).collect();
-    let patches = patch::load(&loaded?, line).context("failed to load the patches")?;
-    let patched = patch::apply(&config, &patches, line)
-        .with_context(|| format!("failed to patch {}", args.file.display()))?;
-    let patched = Zeroizing::new(patched);
+    let line = line_of(args.talos_version.as_deref())?;
+    let config = read_bounded(&args.file, MAX_BYTES as u64).map(Zeroizing::new);
+    let config = config.with_context(|| format!("failed to read {}", args.file.display()))?;
+    let patches = load(&args.patches, line)?;
+    let patched = patch::apply(&config, &patches, line).map(Zeroizing::new);
+    let patched = patched.with_context(|| format!("failed to patch {}", args.file.display()))?;
     match &args.output {
-        Some(path) => write_private(path, patched.as_bytes()),
+        Some(path) => write_private(path, patched.as_bytes())
+            .with_context(|| format!("failed to write {}", path.display())),
         None => {
             out.write_all(patched.as_bytes())?;
             if !patched.ends_with('\n') {
@@ -85,46 +80,24 @@ pub fn patch(args: &PatchArgs, out: &mut dyn Write) -> Result<()> {
     }
 }
 
-/// Reads a config, but not more than can be parsed.
-fn read_config(path: &Path) -> Result<Zeroizing<String>> {
-    let limit = crate::machine::parse::MAX_BYTES;
-    let size = fs::metadata(path).with_context(|| format!("failed to read {}", path.display()))?.len();
-    if size > limit as u64 {
-        bail!("{} has {size} bytes, more than the limit of {limit} for a machine config", path.display());
-    }
-    let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Zeroizing::new(text)),
-        Err(error) => {
-            let offset = error.utf8_error().valid_up_to();
-            bail!("{} is not text: invalid byte at offset {offset}", path.display())
-        }
-    }
+fn line_of(version: Option<&str>) -> Result<TalosLine> {
+    let Some(version) = version else { return Ok(TalosLine::NEWEST) };
+    TalosLine::of_version(version).ok_or_else(|| {
+        UsageError(format!("no rules are known for Talos {version:?}: give v1.11 or newer")).into()
+    })
 }
 
-/// Writes a file that only its owner can read, in one step: a reader sees the old one or the new one.
-fn write_private(path: &Path, contents: &[u8]) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).with_context(|| format!("failed to create {}", parent.display()))?;
-    let name = path.file_name().with_context(|| format!("{} is no file name", path.display()))?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = parent.join(temporary);
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    let result = write();
-    if result.is_err() {
-        fs::remove_file(&temporary).ok();
+/// Loads the values of `-p`; an error says which of them is meant.
+fn load(values: &[String], line: TalosLine) -> Result<Vec<Patch>> {
+    let mut args = Vec::with_capacity(values.len());
+    for (index, value) in values.iter().enumerate() {
+        let arg = PatchArg::from_flag(value, line)?;
+        patch::load(std::slice::from_ref(&arg), line).with_context(|| match &arg {
+            PatchArg::File { path, .. } => format!("failed to load patch {}", path.display()),
+            PatchArg::Inline(_) => format!("failed to load patch {} of the command line", index + 1),
+        })?;
+        args.push(arg);
     }
-    result.with_context(|| format!("failed to write {}", path.display()))
+    // Once more together, because JSON patches that follow one another are applied as one.
+    patch::load(&args, line).context("failed to load the patches")
 }

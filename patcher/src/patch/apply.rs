@@ -2,7 +2,7 @@
 
 use super::decode::decode;
 use super::delete::{Selector, delete};
-use super::document::{Doc, Entry, check_together, load_config};
+use super::document::{Doc, Entry, check_together, is_legacy, load_config};
 use super::emit::{Layout, block};
 use super::encode::encode;
 use super::error::{Class, PatchError};
@@ -237,6 +237,10 @@ impl Piece {
         }
         rewrite(&self.text, before, &after, line.dialect(), |tree| {
             self.doc.as_ref().is_some_and(|doc| {
+                // The legacy document is known by its sections: one of them must be left.
+                if doc.id.is_legacy() && !is_legacy(tree) {
+                    return false;
+                }
                 let read = decode(line.schema(), line.dialect(), tree, doc.typ);
                 read.is_ok_and(|value| written(&encode(line.schema(), doc.typ, &value)) == written(&after))
             })

@@ -181,7 +181,7 @@ impl Codec {
     ///
     /// # Errors
     /// In words close to those of the official types.
-    pub(super) fn from_text(&self, text: &str, old: &Value, signed: bool) -> Result<Value, String> {
+    pub(super) fn read_text(&self, text: &str, old: &Value, signed: bool) -> Result<Value, String> {
         match self {
             Self::Address => address(text).map(Value::Text),
             Self::AddressPort => address_port(text).map(Value::Text),

@@ -301,7 +301,7 @@ impl<'a> Decoder<'a> {
         let definition = self.schema.typ(typ);
         if definition.codec.reads_text() {
             let signed = matches!(self.dialect, Dialect::V4Rc4 | Dialect::V4Rc6);
-            return match definition.codec.from_text(text, out, signed) {
+            return match definition.codec.read_text(text, out, signed) {
                 Ok(value) => {
                     *out = value;
                     Ok(true)

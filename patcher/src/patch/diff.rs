@@ -99,7 +99,86 @@ pub fn unified(before: &str, after: &str, names: (&str, &str)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::patch::TalosLine;
+
+    /// A value below a path of a field table.
+    fn under(path: &[String], leaf: &str) -> Value {
+        path.iter().rev().fold(json!(leaf), |value, step| match step.as_str() {
+            "[]" => json!([value]),
+            "*" => json!({ "any": value }),
+            key => json!({ key: value }),
+        })
+    }
+
+    #[test]
+    fn no_secret_of_any_line_is_shown_however_it_is_written() {
+        let secrets: BTreeSet<&(String, Vec<String>)> =
+            TalosLine::ALL.iter().flat_map(|line| &line.schema().secrets).collect();
+        assert!(secrets.len() > 30);
+        for (kind, path) in secrets {
+            let text = |leaf: &str, flow: bool| {
+                let mut document = under(path, leaf);
+                if kind != "v1alpha1" {
+                    document["kind"] = json!(kind);
+                    document["apiVersion"] = json!("v1alpha1");
+                }
+                if flow { format!("{document}\n") } else { yaml_serde::to_string(&document).unwrap() }
+            };
+            for flow in [true, false] {
+                let diff = unified(&text("canary one", flow), &text("canary two", flow), ("a", "b"));
+                assert!(diff.contains("******"), "{kind} {path:?}: {diff}");
+                assert!(!diff.contains("canary"), "{kind} {path:?}: {diff}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_extensions_and_manifests_keep_private_is_not_shown() {
+        let files = "\
+apiVersion: v1alpha1
+kind: ExtensionServiceConfig
+name: ichor
+configFiles:
+  - mountPath: /etc/ichor.yaml
+    content: |
+      network: home
+      static:
+        privateKey: canary1
+        presharedKey: |
+          canary2
+      joinString: canary3
+environment:
+  - ICHOR_TOKEN=canary4
+---
+apiVersion: v1alpha1
+kind: WireguardConfig
+name: wg0
+privateKey: canary5
+peers: [{publicKey: abc, presharedKey: canary6}]
+---
+cluster:
+  inlineManifests:
+    - name: secret
+      contents: |
+        kind: Secret
+        data:
+          a: canary7
+";
+        let after = files.replace("canary", "other-canary");
+        let diff = unified(files, &after, ("a", "b"));
+        assert!(!diff.contains("canary"), "{diff}");
+        assert_eq!(
+            diff.lines().filter(|line| line.starts_with('-') && !line.starts_with("---")).count(),
+            7,
+            "{diff}"
+        );
+        assert!(diff.contains("network: home") && diff.contains("publicKey: abc"), "{diff}");
+    }
 
     #[test]
     fn a_changed_secret_is_seen_to_change_and_not_to_what() {

@@ -207,6 +207,11 @@ fn version_and_kind(tree: &Document) -> Result<(String, String), PatchError> {
     Ok((version, kind))
 }
 
+/// Whether the official reader takes a document for the legacy one.
+pub(super) fn is_legacy(tree: &Document) -> bool {
+    version_and_kind(tree).is_ok_and(|(version, kind)| version == "v1alpha1" && kind.is_empty())
+}
+
 /// The text of a field of a document.
 pub(super) fn member_text(line: TalosLine, typ: TypeId, value: &Value, key: &str) -> String {
     match member(line, typ, value, key) {

@@ -5,6 +5,7 @@
 //! reason, and every changed line knows the edit that it comes from.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use similar::{ChangeTag, TextDiff};
 
@@ -18,7 +19,7 @@ use super::value::Key;
 use crate::machine::{Document, DocumentId, MachineConfig};
 
 /// A value that an edit wants to see.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Setting {
     /// `true`, `false`
     Bool(bool),
@@ -62,6 +63,21 @@ impl Setting {
     }
 }
 
+/// A text may be a key or a token, so only its size is shown.
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Int(value) => write!(f, "{value}"),
+            Self::List(items) => f.debug_list().entries(items).finish(),
+            Self::Map(entries) => {
+                f.debug_map().entries(entries.iter().map(|(key, value)| (key, value))).finish()
+            }
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+        }
+    }
+}
+
 /// A step on the way to a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -101,8 +117,8 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, step) in self.0.iter().enumerate() {
             match step {
                 Step::Key(key) if index == 0 => f.write_str(key)?,
@@ -143,7 +159,7 @@ pub struct Edit {
 }
 
 /// A config in which every wish is fulfilled.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Ensured {
     /// Its text.
     pub text: String,
@@ -151,6 +167,16 @@ pub struct Ensured {
     pub added: BTreeMap<usize, usize>,
     /// For each line of the old text that is not in the new one: the edit that took it out.
     pub removed: BTreeMap<usize, usize>,
+}
+
+impl fmt::Debug for Ensured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ensured")
+            .field("len", &self.text.len())
+            .field("added", &self.added)
+            .field("removed", &self.removed)
+            .finish()
+    }
 }
 
 impl Ensured {
@@ -523,6 +549,82 @@ odd:   {a:   1}
             ensured.text,
             "\u{feff}machine:\r\n  type: worker\r\n  nodeLabels:\r\n    a.b/c: \"off\"\r\n"
         );
+    }
+
+    #[test]
+    fn flow_style_stays_flow_style() {
+        let text = "machine: {type: worker, kubelet: {image: x}} # one line\n";
+        let edits = [
+            edit(Wish::Is(Place::at("machine.kubelet.image"), Setting::text("z"))),
+            edit(Wish::Contains(Place::at("machine.certSANs"), vec![Setting::text("a")])),
+        ];
+        let ensured = ensure(text, &edits);
+        assert_eq!(ensured.text, "machine: {type: worker, kubelet: {image: z}, certSANs: [a]} # one line\n");
+        assert_eq!(ensure(&ensured.text, &edits).text, ensured.text);
+    }
+
+    #[test]
+    fn a_missing_line_break_at_the_end_is_no_hindrance() {
+        let edits = [edit(Wish::Is(Place::at("machine.install.disk"), Setting::text("/dev/sda")))];
+        let ensured = ensure("machine:\n  type: worker", &edits);
+        assert_eq!(ensured.text.trim_end(), "machine:\n  type: worker\n  install:\n    disk: /dev/sda");
+        assert_eq!(ensure(&ensured.text, &edits).text, ensured.text);
+        let document = Edit {
+            document: DocumentId::new("KubePrismConfig", ""),
+            wish: Wish::DocumentHas(vec![("port".into(), Setting::Int(7445))]),
+            reason: "test".into(),
+        };
+        let ensured = ensure("machine:\n  type: worker", &[document]);
+        assert_eq!(
+            ensured.text,
+            "machine:\n  type: worker\n---\napiVersion: v1alpha1\nkind: KubePrismConfig\nport: 7445\n"
+        );
+    }
+
+    #[test]
+    fn only_the_document_of_the_name_changes() {
+        let link = |name: &str, mtu: &str| {
+            format!("---\napiVersion: v1alpha1\nkind: LinkConfig\nname: {name} # {name}\nmtu: {mtu}\n")
+        };
+        let text = format!("{CONFIG}{}{}", link("eth0", "1500"), link("eth1", "1500"));
+        let wish = Wish::DocumentHas(vec![("mtu".into(), Setting::Int(1400))]);
+        let edits = [Edit { document: DocumentId::new("LinkConfig", "eth1"), wish, reason: "test".into() }];
+        let ensured = ensure(&text, &edits);
+        assert_eq!(ensured.text, format!("{CONFIG}{}{}", link("eth0", "1500"), link("eth1", "1400")));
+    }
+
+    #[test]
+    fn a_document_that_says_it_all_stays_as_it_is_written() {
+        let text = "apiVersion: v1alpha1\nmtu:   1400 # small\nkind: LinkConfig\n\nname: eth0\n";
+        let wish = Wish::DocumentIs(vec![("mtu".into(), Setting::Int(1400))]);
+        let edits = [Edit { document: DocumentId::new("LinkConfig", "eth0"), wish, reason: "test".into() }];
+        assert_eq!(ensure(text, &edits).text, text);
+        let more = format!("{text}up: true\n");
+        assert_eq!(ensure(&more, &edits).text, text, "what the wish does not name goes");
+    }
+
+    #[test]
+    fn what_is_absent_already_leaves_every_byte() {
+        let edits = [
+            edit(Wish::Absent(Place::at("machine.network.interfaces").item("interface", "eth9"))),
+            edit(Wish::Absent(Place::at("cluster.nope"))),
+            Edit {
+                document: DocumentId::new("LinkConfig", "x"),
+                wish: Wish::DocumentAbsent,
+                reason: "test".into(),
+            },
+        ];
+        let ensured = ensure(CONFIG, &edits);
+        assert_eq!(ensured.text, CONFIG);
+        assert!(ensured.added.is_empty() && ensured.removed.is_empty());
+    }
+
+    #[test]
+    fn no_value_is_seen_in_a_debug_text() {
+        let secret = edit(Wish::Is(Place::at("machine.token"), Setting::text("hunter2")));
+        let ensured = ensure(CONFIG, std::slice::from_ref(&secret));
+        assert!(ensured.text.contains("hunter2"));
+        assert!(!format!("{secret:?} {ensured:?}").contains("hunter2"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Why a patch was refused.
 
 use std::fmt;
+use std::ops::Deref;
 
 use crate::machine::{DocumentId, ParseError};
 
@@ -54,9 +55,15 @@ pub enum Class {
     WrongType,
 }
 
-/// A refused config or patch: what, where, and the words of the official tool.
+/// A refused config or patch. One word wide, because nearly every function of the engine may return it; its
+/// fields are those of [`Refused`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PatchError {
+pub struct PatchError(Box<Refused>);
+
+/// What was refused, where, and why in the words of the official tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
     /// The kind of refusal.
     pub class: Class,
     /// The document that it is about.
@@ -67,6 +74,14 @@ pub struct PatchError {
     pub line: Option<usize>,
     /// What is wrong. Never holds a value that could be a secret.
     pub message: String,
+}
+
+impl Deref for PatchError {
+    type Target = Refused;
+
+    fn deref(&self) -> &Refused {
+        &self.0
+    }
 }
 
 impl std::error::Error for PatchError {}
@@ -89,21 +104,27 @@ impl fmt::Display for PatchError {
 
 impl PatchError {
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
-        Self { class, document: None, path: String::new(), line: None, message: message.into() }
+        let message = message.into();
+        Self(Box::new(Refused { class, document: None, path: String::new(), line: None, message }))
+    }
+
+    pub(crate) fn of_class(mut self, class: Class) -> Self {
+        self.0.class = class;
+        self
     }
 
     pub(crate) fn at(mut self, path: impl Into<String>) -> Self {
-        self.path = path.into();
+        self.0.path = path.into();
         self
     }
 
     pub(crate) fn on_line(mut self, line: usize) -> Self {
-        self.line = Some(line);
+        self.0.line = Some(line);
         self
     }
 
     pub(crate) fn in_document(mut self, id: &DocumentId) -> Self {
-        self.document = Some(id.clone());
+        self.0.document = Some(id.clone());
         self
     }
 }
@@ -118,12 +139,15 @@ impl From<ParseError> for PatchError {
                 Class::Syntax
             }
         };
-        let line = error.line();
         let message = match &error {
             // The line is told apart from the text.
             ParseError::Syntax { problem, .. } => (*problem).to_owned(),
             other => other.to_string(),
         };
-        Self { line, ..Self::new(class, message) }
+        let refused = Self::new(class, message);
+        match error.line() {
+            Some(line) => refused.on_line(line),
+            None => refused,
+        }
     }
 }

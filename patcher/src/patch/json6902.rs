@@ -31,9 +31,16 @@ pub(super) enum Node {
 }
 
 /// Operations in order.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct JsonPatch {
     operations: Vec<BTreeMap<String, Json>>,
+}
+
+/// Values may be secrets, so only the number of operations is shown.
+impl std::fmt::Debug for JsonPatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "JsonPatch({} operations)", self.operations.len())
+    }
 }
 
 fn refuse(message: impl Into<String>) -> PatchError {
@@ -57,12 +64,10 @@ impl JsonPatch {
 
     /// Reads a JSON list of operations; null is an empty one.
     pub(super) fn from_json(text: &[u8]) -> Result<Self, PatchError> {
-        let bad = |error: serde_json::Error| {
-            let line = error.line();
-            refuse(format!("not a JSON patch: {error}")).on_line(line)
-        };
-        let list: Option<Vec<Option<BTreeMap<String, Box<RawValue>>>>> =
-            serde_json::from_slice(text).map_err(bad)?;
+        type Fields = BTreeMap<String, Box<RawValue>>;
+        // The words of the JSON reader may quote a value, so only its place is told.
+        let bad = |error: serde_json::Error| refuse("not a JSON list of operations").on_line(error.line());
+        let list: Option<Vec<Option<Fields>>> = serde_json::from_slice(text).map_err(bad)?;
         let mut operations = Vec::new();
         for operation in list.unwrap_or_default() {
             let fields = operation.unwrap_or_default().into_iter();
@@ -368,8 +373,7 @@ fn check_count(count: usize) -> Result<(), PatchError> {
 pub(super) fn patch_text(config: &MachineConfig, patch: &JsonPatch) -> Result<Patched, PatchError> {
     check_count(config.parts().len())?;
     let tree = &config.parts()[0].tree;
-    let document =
-        convert::of_document(tree).map_err(|error| PatchError { class: Class::JsonPatch, ..error })?;
+    let document = convert::of_document(tree).map_err(|error| error.of_class(Class::JsonPatch))?;
     let patched = patch.apply(document)?;
     Ok(Patched { before: literal(tree, tree.root()), after: convert::to_tree(&patched) })
 }
@@ -380,7 +384,7 @@ pub(super) fn patch_state(state: &State, patch: &JsonPatch) -> Result<Patched, P
     let Some(doc) = state.docs().next() else { return Err(refuse("the config is empty")) };
     let encoded = encode(state.line().schema(), doc.typ, &doc.value);
     let document = convert::of_tree(&encoded)?;
-    let before = convert::written(&encoded);
+    let before = written(&encoded);
     let patched = patch.apply(document)?;
     Ok(Patched { before, after: convert::to_tree(&patched) })
 }

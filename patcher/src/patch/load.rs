@@ -1,15 +1,18 @@
 //! From the values of `-p` to patches: which file is read, and which of the two formats it is.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::document::{Entry, load_patch};
 use super::error::{Class, PatchError};
 use super::json6902::JsonPatch;
 use super::line::TalosLine;
+use crate::files::read_bounded;
+use crate::machine::parse::MAX_BYTES;
 use crate::machine::{DocumentId, MachineConfig};
 
 /// A patch as it was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum PatchArg {
     /// The text itself.
     Inline(String),
@@ -27,7 +30,7 @@ impl PatchArg {
     /// word without blanks that does not begin with a bracket.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When the file cannot be read, is no text, or is larger than any config.
     pub fn from_flag(value: &str, line: TalosLine) -> Result<Self, PatchError> {
         let name = match value.strip_prefix('@') {
             Some(name) => name,
@@ -40,16 +43,27 @@ impl PatchArg {
             None => return Ok(Self::Inline(value.to_owned())),
         };
         let path = Path::new(name);
-        let contents = std::fs::read(path).map_err(|source| {
+        let contents = read_bounded(path, MAX_BYTES as u64).map_err(|source| {
             PatchError::new(Class::Unreadable, format!("failed to read patch {}: {source}", path.display()))
         })?;
-        Ok(Self::File { path: path.to_owned(), contents })
+        Ok(Self::File { path: path.to_owned(), contents: contents.into_bytes() })
     }
 
     fn contents(&self) -> &[u8] {
         match self {
             Self::Inline(text) => text.as_bytes(),
             Self::File { contents, .. } => contents,
+        }
+    }
+}
+
+/// A patch may hold secrets, so only its size is shown.
+impl fmt::Debug for PatchArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.contents().len();
+        match self {
+            Self::Inline(_) => write!(f, "Inline({size} bytes)"),
+            Self::File { path, .. } => write!(f, "File({}, {size} bytes)", path.display()),
         }
     }
 }
@@ -65,7 +79,7 @@ pub enum Patch {
 }
 
 /// A strategic merge patch.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Strategic {
     pub(super) config: MachineConfig,
     pub(super) entries: Vec<Entry>,
@@ -78,6 +92,12 @@ impl Strategic {
             Entry::Delete(selector) => &selector.id,
             Entry::Merge(doc) => &doc.id,
         })
+    }
+}
+
+impl fmt::Debug for Strategic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.documents()).finish()
     }
 }
 

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::line::TalosLine;
-use crate::machine::{Dialect, Document, Kind, NodeId, parse};
+use crate::machine::{Dialect, Document, Kind, NodeId, Style, parse};
 
 /// What stands in place of a secret.
 pub(super) const COVER: &str = "******";
@@ -59,8 +59,31 @@ pub(super) fn cover(text: &str) -> String {
             cover_ranges(text, ranges)
         }
         // What cannot be read is judged by its lines.
-        Err(_) => text.split_inclusive('\n').map(cover_line).collect(),
+        Err(_) => cover_unread(text),
     }
+}
+
+fn cover_unread(text: &str) -> String {
+    let mut below: Option<usize> = None;
+    let mut inside_pem = false;
+    let line = |line: &str| {
+        let body = line.trim_end_matches(['\n', '\r']);
+        let indent = body.len() - body.trim_start().len();
+        inside_pem = inside_pem || body.contains("-----BEGIN") && body.contains("PRIVATE");
+        let covered = inside_pem || below.is_some_and(|outer| indent > outer);
+        if body.contains("-----END") {
+            inside_pem = false;
+        }
+        if body.trim().is_empty() {
+            return line.to_owned();
+        }
+        if covered {
+            return format!("{}{COVER}{}", &body[..indent], &line[body.len()..]);
+        }
+        below = announces_secret(body).then_some(indent);
+        if below.is_some() { line.to_owned() } else { cover_line(line) }
+    };
+    text.split_inclusive('\n').map(line).collect()
 }
 
 /// The key paths that the official libraries redact in documents of this kind, over all lines.
@@ -148,9 +171,7 @@ impl<'a> Finder<'a, '_> {
         let range = node.start..node.end;
         let own = &self.text[range.clone()];
         match (&node.kind, own.find('\n')) {
-            (Kind::Scalar { style, .. }, Some(head))
-                if matches!(style, crate::machine::Style::Literal | crate::machine::Style::Folded) =>
-            {
+            (Kind::Scalar { style: Style::Literal | Style::Folded, .. }, Some(head)) => {
                 node.start + head + 1..node.end
             }
             _ => range,
@@ -188,17 +209,29 @@ impl<'a> Finder<'a, '_> {
         }
     }
 
-    /// Covers the lines of a text that look as if they held a secret.
+    /// Covers the lines of a text that look as if they held a secret, and what is indented below a key that
+    /// announces one.
     fn cover_lines(&mut self, id: NodeId) {
         let range = self.value_range(id);
+        let text = &self.text[range.clone()];
+        // All of a Kubernetes Secret is one, whatever its keys are called.
+        let whole = text.lines().any(|line| line.trim() == "kind: Secret");
         let mut at = range.start;
         let mut inside_pem = false;
-        for line in self.text[range].split_inclusive('\n') {
+        let mut below: Option<usize> = None;
+        for line in text.split_inclusive('\n') {
             let body = line.trim_end();
-            let start = at + (body.len() - body.trim_start().len());
+            let indent = body.len() - body.trim_start().len();
             inside_pem = inside_pem || body.contains("-----BEGIN") && body.contains("PRIVATE");
-            if !body.trim().is_empty() && (inside_pem || holds_secret(body)) {
-                self.ranges.push(start..at + body.len());
+            if !body.trim().is_empty() {
+                below = below.filter(|outer| indent > *outer);
+                let announces = below.is_none() && announces_secret(body);
+                if announces {
+                    below = Some(indent);
+                }
+                if whole || inside_pem || !announces && (below.is_some() || holds_secret(body)) {
+                    self.ranges.push(at + indent..at + body.len());
+                }
             }
             if body.contains("-----END") {
                 inside_pem = false;
@@ -221,6 +254,12 @@ fn says_secret(key: &str) -> bool {
         "automountserviceaccounttoken",
     ];
     !harmless.contains(&key.as_str()) && WORDS.iter().any(|word| key.contains(word))
+}
+
+/// Whether the value of a key that announces a secret stands on the lines below.
+fn announces_secret(line: &str) -> bool {
+    let line = line.trim().trim_start_matches("- ").trim_end_matches(['|', '>', '-', '+', ' ']);
+    line.strip_suffix(':').is_some_and(|key| says_secret(key.trim_matches(['"', '\''])))
 }
 
 /// Whether a line, or a text of several, holds something that looks like a secret.
@@ -306,7 +345,7 @@ configFiles:
 
     #[test]
     fn what_cannot_be_read_is_covered_by_its_lines() {
-        let covered = cover("a: [\n  token: hunter2\n  image: x\n");
-        assert_eq!(covered, "a: [\n  token: ******\n  image: x\n");
+        let covered = cover("a: [\n  token: hunter2\n  psk: |\n    hunter2\n\n    hunter2\n  image: x\n");
+        assert_eq!(covered, "a: [\n  token: ******\n  psk: |\n    ******\n\n    ******\n  image: x\n");
     }
 }

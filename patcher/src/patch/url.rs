@@ -169,7 +169,7 @@ impl std::fmt::Display for Url {
         }
         if self.opaque.is_empty() {
             let authority = !self.host.is_empty() || self.user.is_some();
-            if (!self.scheme.is_empty() || authority) && (authority || !self.omit_host) {
+            if authority || !(self.scheme.is_empty() || self.omit_host) {
                 if authority || !self.path.is_empty() {
                     out.push_str("//");
                 }

@@ -43,7 +43,7 @@ impl Decoder<'_> {
             Ok(_) => Ok(Some(text.to_string())),
             // What stops the decoder is only an error to a type that asks for its value.
             Err(error) if self.dialect != Dialect::V3 => {
-                self.report(id, error.class, error.message);
+                self.report(id, error.class, error.message.clone());
                 Ok(None)
             }
             Err(error) => Err(error),

@@ -124,10 +124,11 @@ fn meaning(tree: &Document, id: NodeId) -> Result<Scalar, PatchError> {
     let node = tree.node(id);
     let Kind::Scalar { text, style } = &node.kind else { return Ok(Scalar::Str) };
     let untagged = matches!(node.tag.as_deref(), None | Some("!"));
-    if untagged && *style == Style::Plain {
-        if let Some(value) = old_bool(text) {
-            return Ok(Scalar::Bool(value));
-        }
+    if untagged
+        && *style == Style::Plain
+        && let Some(value) = old_bool(text)
+    {
+        return Ok(Scalar::Bool(value));
     }
     scalar::of_node(tree, id, Dialect::V3).map_err(|mismatch| {
         let message = format!("cannot decode {} as a {}", mismatch.found, mismatch.wanted);
