@@ -9,12 +9,15 @@ use crate::refusal::{self, Refusal};
 #[derive(Debug, Clone)]
 pub struct Pair {
     /// The config.
-    pub config: Vec<u8>,
+    pub config: String,
     /// Values of `-p`.
     pub patches: Vec<String>,
     /// What the pair is meant to show.
     pub label: String,
 }
+
+/// How a pair came out: what both say, or where they differ.
+pub type Verdict = Result<Agreement, Difference>;
 
 /// How a pair came out, where both agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,36 +45,26 @@ pub struct Difference {
 
 /// What we make of a pair.
 pub fn ours(pair: &Pair, line: TalosLine) -> Result<String, PatchError> {
-    let config = std::str::from_utf8(&pair.config).map_err(|_| PatchError {
-        class: Class::Syntax,
-        document: None,
-        path: String::new(),
-        line: None,
-        message: "not UTF-8".into(),
-    })?;
     let args: Result<Vec<PatchArg>, PatchError> =
         pair.patches.iter().map(|value| PatchArg::from_flag(value, line)).collect();
     let patches = patch::load(&args?, line)?;
-    patch::apply(config, &patches, line)
+    patch::apply(&pair.config, &patches, line)
 }
 
 /// Compares many pairs at once.
 ///
 /// # Errors
 /// When the oracle fails, not when there are differences.
-pub fn compare(
-    oracle: &mut Oracle,
-    line: TalosLine,
-    pairs: &[Pair],
-) -> anyhow::Result<Vec<Result<Agreement, Difference>>> {
-    let requests: Vec<_> = pairs.iter().map(|pair| Request::patch(&pair.config, &pair.patches)).collect();
+pub fn compare(oracle: &mut Oracle, line: TalosLine, pairs: &[Pair]) -> anyhow::Result<Vec<Verdict>> {
+    let requests: Vec<_> =
+        pairs.iter().map(|pair| Request::patch(pair.config.as_bytes(), &pair.patches)).collect();
     let answers = oracle.ask_all(&requests)?;
     let ours: Vec<Result<String, PatchError>> = pairs.iter().map(|pair| ours(pair, line)).collect();
     let texts: Vec<_> =
         ours.iter().map(|ours| Request::canonical(ours.as_deref().unwrap_or_default().as_bytes())).collect();
     let canonical = oracle.ask_all(&texts)?;
     let verdicts = answers.iter().zip(&ours).zip(&canonical).zip(pairs);
-    let verdicts: Vec<Result<Agreement, Difference>> = verdicts
+    let verdicts: Vec<Verdict> = verdicts
         .map(|(((theirs, ours), canonical), pair)| {
             // After a JSON patch the official library has a text of its own, with other lines.
             let rewritten = pair.patches.len() > 1 && theirs.stage == "apply";
@@ -86,8 +79,8 @@ fn validate(
     oracle: &mut Oracle,
     line: TalosLine,
     ours: &[Result<String, PatchError>],
-    mut verdicts: Vec<Result<Agreement, Difference>>,
-) -> anyhow::Result<Vec<Result<Agreement, Difference>>> {
+    mut verdicts: Vec<Verdict>,
+) -> anyhow::Result<Vec<Verdict>> {
     let results: Vec<usize> =
         (0..verdicts.len()).filter(|index| matches!(verdicts[*index], Ok(Agreement::Patched(_)))).collect();
     // Of our own text: what the official tool writes has lost empty collections, which count as settings.
@@ -130,7 +123,7 @@ fn judge(
     ours: &Result<String, PatchError>,
     canonical: &Response,
     rewritten: bool,
-) -> Result<Agreement, Difference> {
+) -> Verdict {
     let difference =
         |what: &'static str, ours: String, theirs: String| Err(Difference { ours, theirs, what });
     match (ours, theirs.ok) {
@@ -174,6 +167,14 @@ fn judge(
         }
         // Up to 1.13 a delete of a missing document leaves a document behind that no node loads. We refuse.
         (Err(ours), true) if ours.class == Class::DeleteMissingDocument && !theirs.load_error.is_empty() => {
+            Ok(Agreement::Refused(ours.class))
+        }
+        // As YAML, not as JSON, the official tool lets a patch replace a whole config by null, which no node loads.
+        (Err(ours), true)
+            if ours.class == Class::JsonPatch
+                && theirs.output.trim() == "null"
+                && !theirs.load_error.is_empty() =>
+        {
             Ok(Agreement::Refused(ours.class))
         }
         (Ok(ours), false) => {

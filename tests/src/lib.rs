@@ -14,5 +14,6 @@ pub mod random;
 pub mod refusal;
 pub mod shell;
 pub mod sim;
+pub mod tally;
 pub mod yaml_model;
 pub mod yaml_text;

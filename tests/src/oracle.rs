@@ -1,10 +1,51 @@
 //! The official Talos library as a child process, one per Talos line (`tests/oracle`).
 
-use anyhow::Result;
+use std::sync::Mutex;
+
+use anyhow::{Result, bail};
 use base64::Engine;
+use ichorctl::patch::TalosLine;
 use serde::{Deserialize, Serialize};
 
 use crate::go::GoProgram;
+
+/// What the official validation says about a config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Validation {
+    /// Why a node refuses it, one reason each; empty when it is valid. Also why it cannot be loaded.
+    pub errors: Vec<String>,
+    /// What a node accepts with a warning.
+    pub warnings: Vec<String>,
+}
+
+/// Validates a config as `talosctl validate` of the line does, `mode` being metal, cloud or container. None, which is
+/// said, where there is no Go. The oracle of a line is started once per process.
+///
+/// # Errors
+/// When the oracle fails, or Go is required and missing; not when the config is refused.
+pub fn validate(line: TalosLine, config: &str, mode: &str) -> Result<Option<Validation>> {
+    static ORACLES: [Mutex<Option<Oracle>>; 4] = [const { Mutex::new(None) }; 4];
+    let slot = TalosLine::ALL.iter().position(|known| *known == line).unwrap_or_default();
+    // An oracle that another thread gave up on is started anew.
+    let mut slot = ORACLES[slot].lock().unwrap_or_else(|poisoned| {
+        let mut slot = poisoned.into_inner();
+        *slot = None;
+        slot
+    });
+    if slot.is_none() {
+        *slot = Oracle::start(&line.to_string())?;
+    }
+    let Some(oracle) = slot.as_mut() else { return Ok(None) };
+    let answer = oracle.ask(&Request::validate(config.as_bytes(), mode))?;
+    if answer.panic {
+        bail!("the official validation of {line} panicked: {}", answer.error);
+    }
+    let mut errors = answer.errors;
+    if !answer.ok && errors.is_empty() {
+        errors.push(answer.error);
+    }
+    Ok(Some(Validation { errors, warnings: answer.warnings }))
+}
 
 /// A question to the oracle. Texts travel as base64, so that they may hold anything.
 #[derive(Debug, Default, Serialize)]
@@ -110,7 +151,8 @@ pub struct Node {
 pub struct Oracle(GoProgram);
 
 impl Oracle {
-    /// Builds and starts the oracle of a line such as `1.14`; none where there is no Go and none is required.
+    /// Builds and starts the oracle of a line such as `1.14`; none, which is said, where there is no Go and none is
+    /// required.
     ///
     /// # Errors
     /// As [`GoProgram::start`].

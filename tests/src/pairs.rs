@@ -44,7 +44,7 @@ pub fn random_pair(line: TalosLine, random: &mut Random) -> Pair {
         patches.push(random_patch(&mut generator, &documents, &kinds));
     }
     let config = write_stream(&config, generator.random);
-    Pair { config: damage(config, generator.random, 60).into_bytes(), patches, label: "random".into() }
+    Pair { config: damage(config, generator.random, 60), patches, label: "random".into() }
 }
 
 fn random_patch(generator: &mut Generator<'_>, documents: &[(&str, String)], kinds: &[&str]) -> String {

@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.0;
         value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,7 +24,7 @@ impl Random {
         if bound == 0 {
             return 0;
         }
-        usize::try_from(self.next() % bound as u64).unwrap_or(0)
+        usize::try_from(self.bits() % bound as u64).unwrap_or(0)
     }
 
     /// True `part` times out of `whole`.

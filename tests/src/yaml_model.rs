@@ -115,7 +115,7 @@ impl Style {
                     out.push_str(&" ".repeat(indent));
                     out.push('-');
                     match item {
-                        Yaml::Map(entries) if !entries.is_empty() && !(self.flow && random.chance(1, 3)) => {
+                        Yaml::Map(entries) if !(entries.is_empty() || self.flow && random.chance(1, 3)) => {
                             let mut inner = String::new();
                             self.block(&mut inner, item, indent + 2, random);
                             // A comment may come first: then the item starts on the next line.

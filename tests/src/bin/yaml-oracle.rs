@@ -2,6 +2,7 @@
 //!
 //! Prints every text on which they differ, and fails when there was one.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -37,6 +38,7 @@ fn main() -> Result<ExitCode> {
         _ => Dialect::V4Rc6,
     };
     let mut random = Random::new(args.seed);
+    let mut out = io::stdout().lock();
     let (mut different, mut refused) = (0, 0);
     let mut done = 0;
     while done < args.texts {
@@ -63,15 +65,15 @@ fn main() -> Result<ExitCode> {
             if !same {
                 different += 1;
                 if different <= args.show {
-                    println!("--- {:?}", String::from_utf8_lossy(text));
-                    println!("ours:   {}", describe(&ours.map(|d| d.len()).map_err(|e| e.to_string())));
-                    println!("theirs: {} {}", answer.error, brief(&answer.tree));
+                    writeln!(out, "--- {:?}", String::from_utf8_lossy(text))?;
+                    writeln!(out, "ours:   {}", describe(&ours.map(|d| d.len()).map_err(|e| e.to_string())))?;
+                    writeln!(out, "theirs: {} {}", answer.error, brief(&answer.tree))?;
                 }
             }
         }
         done += texts.len();
     }
-    println!("line {}: {done} texts, {refused} refused by both, {different} different", args.line);
+    writeln!(out, "line {}: {done} texts, {refused} refused by both, {different} different", args.line)?;
     Ok(if different == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,6 +1,9 @@
 //! Pairs that show one rule each. The rules are those of the merge, of its exceptions, of deletes, and the
 //! contradictions that only validation sees; each has a label, under which its results are counted.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
 use ichorctl::patch::TalosLine;
 use ichorctl::patch::schema::{Shape, TypeId};
 
@@ -49,19 +52,72 @@ enum Delete {
     TwoDocuments,
 }
 
-/// The labels of a line, so that a run can tell which of them it has not shown.
-pub fn labels(line: TalosLine) -> Vec<String> {
-    let mut labels: Vec<String> = rules(line).into_iter().map(|rule| rule.label).collect();
-    labels.sort();
-    labels.dedup();
-    labels
+/// What counts as having shown a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// Both came to the same config.
+    Result,
+    /// Both refused.
+    Refusal,
+    /// Both refused two kinds of documents side by side.
+    Kinds,
+    /// Both came to the same config, and both found this contradiction in it.
+    Contradiction(String),
+}
+
+/// Every rule of a line by its label, so that a run can tell which of them it has not shown.
+pub fn proofs(line: TalosLine) -> BTreeMap<String, Proof> {
+    let proof = |rule: &Rule| match rule.make {
+        Make::Conflict => Proof::Contradiction(conflict_text(line, rule)),
+        Make::Worker => Proof::Contradiction("only allowed on control plane machines".into()),
+        Make::Kinds => Proof::Kinds,
+        _ if is_refused(line, &rule.label) => Proof::Refusal,
+        _ => Proof::Result,
+    };
+    of_line(line).iter().map(|rule| (rule.label.clone(), proof(rule))).collect()
+}
+
+fn conflict_text(line: TalosLine, rule: &Rule) -> String {
+    let conflicts = &line.schema().conflicts;
+    let own = conflicts.iter().find(|conflict| conflict.kind == rule.kind && conflict.path == rule.path);
+    own.map(|conflict| conflict.text.clone()).unwrap_or_default()
+}
+
+/// Rules that say what is refused. Up to 1.13 those include what 1.14 allows.
+fn is_refused(line: TalosLine, label: &str) -> bool {
+    match label {
+        "9.2 free-form mismatch"
+        | "9.4 inner key of an item"
+        | "9.4 legacy document"
+        | "9.4 missing key"
+        | "9.4 scalar item" => true,
+        // Their parts cannot be set from outside; 1.14 has a rule of its own for them.
+        "9.3 addresses are atomic" => line < TalosLine::V1_14,
+        "9.4 missing document" | "9.4 two documents of one identity" => line < TalosLine::V1_14,
+        _ => false,
+    }
 }
 
 /// A pair for one of the rules of the line.
 pub fn pair(line: TalosLine, random: &mut Random) -> Pair {
-    let rules = rules(line);
-    let rule = random.pick(&rules).clone();
-    show(line, &rule, random)
+    show(line, random.pick(of_line(line)), random)
+}
+
+/// A pair for the rule with this label.
+pub fn pair_of(line: TalosLine, label: &str, random: &mut Random) -> Option<Pair> {
+    let rules: Vec<&Rule> = of_line(line).iter().filter(|rule| rule.label == label).collect();
+    if rules.is_empty() {
+        return None;
+    }
+    let rule = *random.pick(&rules);
+    Some(show(line, rule, random))
+}
+
+/// The rules of a line, which are the same for every pair.
+fn of_line(line: TalosLine) -> &'static [Rule] {
+    static RULES: [OnceLock<Vec<Rule>>; 4] = [const { OnceLock::new() }; 4];
+    let index = TalosLine::ALL.iter().position(|known| *known == line).unwrap_or_default();
+    RULES[index].get_or_init(|| rules(line))
 }
 
 const FIXED: &[(&str, &str, &str, &str, &str)] = &[
@@ -417,7 +473,7 @@ fn show(line: TalosLine, rule: &Rule, random: &mut Random) -> Pair {
     };
     let config = write_stream(&config, generator.random);
     let patches = patches.iter().map(|patch| inline(write_stream(patch, generator.random))).collect();
-    Pair { config: config.into_bytes(), patches, label: rule.label.clone() }
+    Pair { config, patches, label: rule.label.clone() }
 }
 
 type Documents = Vec<Yaml>;
@@ -448,7 +504,7 @@ fn deletes(generator: &mut Generator<'_>, delete: Delete) -> (Documents, Vec<Doc
             (vec![legacy], vec![vec![patch]])
         }
         Delete::Field => {
-            let path: &[&str] = *generator.random.pick(&[
+            let path = *generator.random.pick::<&[&str]>(&[
                 &["machine", "nodeLabels", "a"][..],
                 &["machine", "nodeLabels"],
                 &["machine", "kubelet"],
@@ -468,7 +524,7 @@ fn deletes(generator: &mut Generator<'_>, delete: Delete) -> (Documents, Vec<Doc
             (vec![legacy], vec![vec![gone().under(path)]])
         }
         Delete::MissingKey => {
-            let path: &[&str] = *generator.random.pick(&[
+            let path = *generator.random.pick::<&[&str]>(&[
                 &["machine", "nodeLabels", "missing"][..],
                 &["machine", "kubelet", "extraConfig", "missing"],
                 &["machine", "nope"],
