@@ -485,12 +485,16 @@ impl Splicer<'_> {
 
     /// The end of the line, its line break left out.
     fn line_end(&self, at: usize) -> usize {
-        let end = self.text[at..].find('\n').map_or(self.text.len(), |index| at + index);
+        // The reader may count a line break that is missing at the end of the text.
+        let at = at.min(self.text.len());
+        let rest = self.text.get(at..).unwrap_or_default();
+        let end = rest.find('\n').map_or(self.text.len(), |index| at + index);
         if end > at && self.text.as_bytes()[end - 1] == b'\r' { end - 1 } else { end }
     }
 
     /// As [`Self::line_end`], for an end of content that may stand behind a line break.
     fn content_line_end(&self, end: usize) -> usize {
+        let end = end.min(self.text.len());
         match self.text[..end].strip_suffix('\n') {
             Some(before) => before.strip_suffix('\r').unwrap_or(before).len(),
             None => self.line_end(end),
