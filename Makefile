@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 20
-FUZZ_TARGETS := datagram session offload uapi config
+FUZZ_TARGETS := datagram session offload uapi config patch
 
 .PHONY: help build test fmt lint doc deny fuzz bench
 

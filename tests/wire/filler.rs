@@ -73,7 +73,7 @@ impl Filler {
     #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "any bits are good bits")]
     fn single(&mut self, kind: &Kind, is_full: bool, depth: usize) -> Value {
         let shift = self.random.below(60);
-        let bits = (self.random.next() >> shift) | 1;
+        let bits = (self.random.bits() >> shift) | 1;
         match kind {
             Kind::Bool => Value::Bool(true),
             Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(bits as i32),

@@ -60,8 +60,8 @@ fn packet(from: u8, to: u8, len: usize) -> Vec<u8> {
 }
 
 impl Pair {
+    #[expect(clippy::disallowed_methods, reason = "an origin to count from")]
     fn new() -> Self {
-        // An origin to count from.
         let now = Instant::now();
         Self { alice: node(ALICE, BOB, now), bob: node(BOB, ALICE, now), now }
     }
