@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::cmd::connection::Connection;
 use crate::cmd::{
-    apply_config, completion, config, edit, etcd, events, get, health, kubeconfig, logs, machineconfig,
-    patch, read, service, version,
+    apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs, machineconfig,
+    patch, read, schematic, service, version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -101,6 +101,13 @@ enum Command {
                             ichorctl -n 10.0.0.2 health --server=false --wait-timeout 1m")]
     Health(health::Health),
 
+    /// Make, inspect and push the image of the Talos extension
+    #[command(
+        after_help = "Examples:\n  ichorctl image build --amd64 dist/x86_64/ichord --arm64 dist/aarch64/ichord\n  \
+                            ichorctl image inspect dist/ichor-extension.oci.tar"
+    )]
+    Image(image::ImageArgs),
+
     /// Get the admin kubeconfig of the cluster
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 kubeconfig\n  \
                             ichorctl -n 10.0.0.2 kubeconfig --merge=false ./kubeconfig")]
@@ -132,6 +139,11 @@ enum Command {
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 read /proc/sys/kernel/random/boot_id\n  \
                             ichorctl -n 10.0.0.2 read /etc/os-release")]
     Read(read::Read),
+
+    /// Show what an image factory or the imager is asked for
+    #[command(after_help = "Examples:\n  ichorctl schematic of 10.0.0.2 +ichor\n  \
+                            ichorctl schematic imager ghcr.io/ichor-mesh/ichor@sha256:... --talos-version v1.14.1")]
+    Schematic(schematic::SchematicArgs),
 
     /// List services, or show and control one
     #[command(visible_alias = "services")]
@@ -194,6 +206,7 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
         Command::Events(command) => command.run(connection).await,
         Command::Get(command) => command.run(connection).await,
         Command::Health(command) => command.run(connection).await,
+        Command::Image(args) => args.run().await,
         Command::Kubeconfig(command) => command.run(connection).await,
         Command::Logs(command) => command.run(connection).await,
         Command::MachineConfig(args) => {
@@ -202,6 +215,7 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
         }
         Command::Patch(command) => command.run(connection).await,
         Command::Read(command) => command.run(connection).await,
+        Command::Schematic(args) => args.run(connection).await,
         Command::Service(command) => command.run(connection).await,
         Command::Version(command) => command.run(connection).await,
     }
