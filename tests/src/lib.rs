@@ -5,6 +5,7 @@ pub mod bench;
 pub mod compare;
 pub mod config_gen;
 pub mod go;
+pub mod extension;
 pub mod netns;
 pub mod oracle;
 pub mod pairs;

@@ -4,6 +4,7 @@ go 1.26
 
 require (
 	gopkg.in/yaml.v3 v3.0.1
+	oracle/extensions v0.0.0
 	oracle/machineconfig v0.0.0
 )
 
@@ -55,5 +56,7 @@ require (
 	google.golang.org/protobuf v1.36.6 // indirect
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 )
+
+replace oracle/extensions => ../extensions
 
 replace oracle/machineconfig => ../machineconfig

@@ -4,6 +4,7 @@ go 1.26
 
 require (
 	go.yaml.in/yaml/v4 v4.0.0-rc.3
+	oracle/extensions v0.0.0
 	oracle/machineconfig v0.0.0
 )
 
@@ -56,5 +57,7 @@ require (
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+replace oracle/extensions => ../extensions
 
 replace oracle/machineconfig => ../machineconfig

@@ -4,6 +4,7 @@ go 1.26.6
 
 require (
 	go.yaml.in/yaml/v4 v4.0.0-rc.4
+	oracle/extensions v0.0.0
 	oracle/machineconfig v0.0.0
 )
 
@@ -53,5 +54,7 @@ require (
 	google.golang.org/protobuf v1.36.12-0.20260120151049-f2248ac996af // indirect
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 )
+
+replace oracle/extensions => ../extensions
 
 replace oracle/machineconfig => ../machineconfig

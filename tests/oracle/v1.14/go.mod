@@ -4,6 +4,7 @@ go 1.26.5
 
 require (
 	go.yaml.in/yaml/v4 v4.0.0-rc.6
+	oracle/extensions v0.0.0
 	oracle/machineconfig v0.0.0
 )
 
@@ -56,6 +57,8 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 )
+
+replace oracle/extensions => ../extensions
 
 replace oracle/machineconfig => ../machineconfig
 
