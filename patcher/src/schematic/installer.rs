@@ -106,7 +106,7 @@ impl FromStr for Installer {
             return Err(refuse("a schematic has 64 digits 0-9a-f"));
         }
         let version = reference.tag.ok_or_else(|| refuse("there is no Talos version"))?;
-        if !version.strip_prefix('v').is_some_and(|bare| semver::Version::parse(bare).is_ok()) {
+        if version.strip_prefix('v').is_none_or(|bare| semver::Version::parse(bare).is_err()) {
             return Err(refuse("a Talos version is vX.Y.Z"));
         }
         let path = path.map(|path| format!("/{path}")).unwrap_or_default();
