@@ -170,6 +170,7 @@ async fn a_push_to_an_open_and_a_closed_registry_is_read_back_as_it_was() {
 }
 
 /// Runs skopeo; none where it is missing and not required.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 fn skopeo(args: &[&str]) -> Option<String> {
     let is_required = std::env::var_os("ICHOR_REQUIRE_NETNS").is_some_and(|value| value == "1");
     // Without this there must be a policy file in /etc.
