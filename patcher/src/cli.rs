@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::cmd::connection::Connection;
 use crate::cmd::{
-    apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs, machineconfig,
-    patch, read, schematic, service, version,
+    apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
+    machineconfig, patch, read, schematic, service, version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;

@@ -109,7 +109,7 @@ fn build(name: &str) -> Result<PathBuf> {
         .map_or_else(|| manifest.join("../target"), PathBuf::from)
         .join("oracle");
     std::fs::create_dir_all(&target)?;
-    let program = std::path::absolute(target.join(name))?;
+    let program = std::path::absolute(target.join(name.replace('/', "-")))?;
     let output = Command::new("go")
         .arg("build")
         .arg("-o")

@@ -4,8 +4,8 @@
 pub mod bench;
 pub mod compare;
 pub mod config_gen;
-pub mod go;
 pub mod extension;
+pub mod go;
 pub mod netns;
 pub mod oracle;
 pub mod pairs;
