@@ -1,0 +1,38 @@
+//! A cluster of Talos nodes as a model: time comes in, answers and effects come out. No clock, no socket.
+
+mod apply;
+mod bolt;
+mod cluster;
+mod config;
+mod etcd;
+mod event;
+mod kind;
+mod line;
+mod log;
+mod node;
+mod publish;
+mod refusal;
+mod service;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Applied, Apply};
+pub use cluster::{Cluster, ClusterSpec, Effect};
+pub use config::{Config, ConfigRules, ExtensionConfig, MachineType, PlainRules};
+pub use etcd::{Etcd, Member};
+pub use event::Events;
+pub use line::{Line, UnknownLine};
+pub use log::Log;
+pub use node::{Api, Node, NodeSpec, Stage};
+pub use refusal::Refusal;
+pub use service::Verb;
+pub use store::{Change, Store, id_of, timestamp};
+
+pub(crate) use kind::Kind;
+
+/// The SHA-256 of a text: where the model needs something that looks random and is always the same.
+fn digest(text: &str) -> [u8; 32] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref().try_into().unwrap_or_default()
+}

@@ -1,0 +1,441 @@
+//! One node: its configs, its power, and what goes with them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ichor_proto::talos::machine as proto;
+use ipnet::IpNet;
+use proto::machine_status_event::{MachineStage, MachineStatus};
+
+use super::config::{Config, ExtensionConfig, MachineType};
+use super::digest;
+use super::event::Events;
+use super::line::Line;
+use super::log::Log;
+use super::service::Services;
+use super::store::Store;
+
+/// How long a node that reboots still answers.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// What a node is made of.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// Its name: that of its machine, until a config gives it another.
+    pub name: String,
+    /// The Talos it runs.
+    pub line: Line,
+    /// Its addresses, each with the name of its link.
+    pub addresses: Vec<(String, IpNet)>,
+    /// What is on its disk; without it the node waits for a config in maintenance mode.
+    pub config: Option<String>,
+    /// The system extensions in its image that are services.
+    pub extensions: Vec<String>,
+    /// How long it takes to boot.
+    pub boot_time: Duration,
+}
+
+/// What a node is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It starts its services.
+    Booting,
+    /// It writes itself to its disk.
+    Installing,
+    /// It waits for a config.
+    Maintenance,
+    /// It works.
+    Running,
+    /// It is about to go down and come back.
+    Rebooting,
+    /// It is about to go down for good.
+    ShuttingDown,
+}
+
+impl Stage {
+    /// As resources write it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Installing => "installing",
+            Self::Maintenance => "maintenance",
+            Self::Running => "running",
+            Self::Rebooting => "rebooting",
+            Self::ShuttingDown => "shutting down",
+        }
+    }
+
+    pub(crate) const fn number(self) -> MachineStage {
+        match self {
+            Self::Booting => MachineStage::Booting,
+            Self::Installing => MachineStage::Installing,
+            Self::Maintenance => MachineStage::Maintenance,
+            Self::Running => MachineStage::Running,
+            Self::Rebooting => MachineStage::Rebooting,
+            Self::ShuttingDown => MachineStage::ShuttingDown,
+        }
+    }
+}
+
+/// What of the API a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// Nobody answers.
+    Down,
+    /// Anybody may come, and may do little.
+    Maintenance,
+    /// Clients with a certificate of the cluster.
+    Running,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Power {
+    On,
+    /// It answers until then.
+    Leaving {
+        until: Duration,
+        back: bool,
+    },
+    /// It does not answer; until then, if it comes back.
+    Off {
+        until: Option<Duration>,
+    },
+    /// It answers, and is done with booting then.
+    Booting {
+        until: Duration,
+    },
+}
+
+/// A try that is pending.
+#[derive(Debug, Clone)]
+pub(crate) struct Revert {
+    pub(crate) at: Duration,
+    pub(crate) to: Config,
+}
+
+/// What happens to a node that the world around it must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Job {
+    Run { service: String, config: ExtensionConfig },
+    Stop { service: String },
+}
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub(crate) spec: NodeSpec,
+    pub(crate) active: Option<Config>,
+    pub(crate) persistent: Option<Config>,
+    pub(crate) revert: Option<Revert>,
+    pub(crate) stage: Stage,
+    power: Power,
+    /// Whether an apply has started a reboot.
+    pub(crate) reboots_by_apply: bool,
+    boots: u64,
+    booted_at: Duration,
+    pub(crate) resources: Store,
+    pub(crate) services: Services,
+    pub(crate) events: Events,
+    pub(crate) dmesg: Log,
+    pub(crate) jobs: Vec<Job>,
+    /// What the last boot told the extension services.
+    told: BTreeMap<String, ExtensionConfig>,
+}
+
+impl Node {
+    /// A node that has just been switched on, with its config already read.
+    pub(crate) fn new(spec: NodeSpec, config: Option<Config>, now: Duration) -> Self {
+        let mut node = Self {
+            spec,
+            active: None,
+            persistent: config,
+            revert: None,
+            stage: Stage::Booting,
+            power: Power::On,
+            reboots_by_apply: false,
+            boots: 0,
+            booted_at: now,
+            resources: Store::default(),
+            services: Services::default(),
+            events: Events::default(),
+            dmesg: Log::default(),
+            jobs: Vec::new(),
+            told: BTreeMap::new(),
+        };
+        node.boot(now);
+        // It was on for a while when the lab begins.
+        node.finish_boot(now);
+        node
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// The Talos it runs.
+    pub fn line(&self) -> Line {
+        self.spec.line
+    }
+
+    /// What of the API it has.
+    pub fn api(&self) -> Api {
+        match self.power {
+            Power::Off { .. } => Api::Down,
+            _ if self.is_in_maintenance() => Api::Maintenance,
+            _ => Api::Running,
+        }
+    }
+
+    /// What it is doing.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// What it runs with.
+    pub fn active(&self) -> Option<&Config> {
+        self.active.as_ref()
+    }
+
+    /// What is on its disk.
+    pub fn persistent(&self) -> Option<&Config> {
+        self.persistent.as_ref()
+    }
+
+    /// Its resources.
+    pub fn resources(&self) -> &Store {
+        &self.resources
+    }
+
+    /// Its events since it booted.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The log of its kernel.
+    pub fn dmesg(&self) -> &Log {
+        &self.dmesg
+    }
+
+    /// Its services.
+    pub fn service_list(&self) -> Vec<proto::ServiceInfo> {
+        self.services.list()
+    }
+
+    /// The ids of its logs.
+    pub fn log_ids(&self) -> Vec<String> {
+        self.services.logs().map(str::to_owned).collect()
+    }
+
+    /// Its addresses, each with the name of its link.
+    pub fn addresses(&self) -> &[(String, IpNet)] {
+        &self.spec.addresses
+    }
+
+    /// How often it booted.
+    pub fn boots(&self) -> u64 {
+        self.boots
+    }
+
+    /// When it booted, since 1970.
+    pub fn booted_at(&self) -> Duration {
+        self.booted_at
+    }
+
+    /// What kind of node it is; `None` in maintenance mode.
+    pub fn machine_type(&self) -> Option<MachineType> {
+        self.active.as_ref().and_then(Config::machine_type)
+    }
+
+    /// Names and addresses that the certificate of its API has.
+    pub fn cert_sans(&self) -> Vec<String> {
+        let addresses = self.spec.addresses.iter().map(|(_, net)| net.addr().to_string());
+        let config = self.active.iter().flat_map(Config::cert_sans).map(str::to_owned);
+        let own = ["127.0.0.1".to_owned(), "::1".to_owned(), self.hostname().to_owned()];
+        let mut sans: Vec<String> = addresses.chain(own).chain(config).collect();
+        sans.sort();
+        sans.dedup();
+        sans
+    }
+
+    /// Its host name.
+    pub fn hostname(&self) -> &str {
+        self.active.as_ref().and_then(Config::hostname).unwrap_or(&self.spec.name)
+    }
+
+    /// A number of 128 bits that is another one after each boot.
+    pub fn boot_id(&self) -> String {
+        uuid(&format!("boot {} {} {:?}", self.spec.name, self.boots, self.booted_at))
+    }
+
+    pub(crate) fn is_in_maintenance(&self) -> bool {
+        self.machine_type().is_none()
+    }
+
+    /// Whether it is up, but for the last moments before a reboot.
+    pub(crate) fn is_up(&self) -> bool {
+        !matches!(self.power, Power::Off { .. })
+    }
+
+    /// Whether its etcd runs.
+    pub(crate) fn runs_etcd(&self) -> bool {
+        self.is_up() && self.machine_type() == Some(MachineType::ControlPlane)
+    }
+
+    /// The next moment at which something happens by itself.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let power = match self.power {
+            Power::On => None,
+            Power::Leaving { until, .. } | Power::Booting { until } => Some(until),
+            Power::Off { until } => until,
+        };
+        power.into_iter().chain(self.revert.as_ref().map(|revert| revert.at)).min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Duration) {
+        if let Some(revert) = self.revert.take_if(|revert| revert.at <= now) {
+            self.say("machined", "configuration rollback due to the try mode timeout", now);
+            self.activate(revert.to, now);
+        }
+        match self.power {
+            Power::Leaving { until, back } if until <= now => {
+                let services: Vec<String> = self.told.keys().cloned().collect();
+                self.jobs.extend(services.into_iter().map(|service| Job::Stop { service }));
+                self.power = Power::Off { until: back.then(|| until + self.spec.boot_time) };
+                // It may be long past.
+                self.tick(now);
+            }
+            Power::Off { until: Some(until) } if until <= now => self.boot(now),
+            Power::Booting { until } if until <= now => self.finish_boot(now),
+            _ => {}
+        }
+    }
+
+    /// Begins to reboot, or to shut down.
+    pub(crate) fn leave(&mut self, sequence: &str, actor: &str, back: bool, now: Duration) {
+        if matches!(self.power, Power::Leaving { .. } | Power::Off { .. }) {
+            return;
+        }
+        use proto::sequence_event::Action;
+        self.sequence(sequence, Action::Start, actor, now);
+        let phase = proto::PhaseEvent { phase: "stopServices".into(), action: 0 };
+        self.events.push("PhaseEvent", &phase, actor, now);
+        let task = proto::TaskEvent { task: "stopAllServices".into(), action: 0 };
+        self.events.push("TaskEvent", &task, actor, now);
+        self.enter(if back { Stage::Rebooting } else { Stage::ShuttingDown }, now);
+        let cmd = if back { 0x0123_4567 } else { 0x4321_fedc };
+        self.events.push("RestartEvent", &proto::RestartEvent { cmd }, actor, now);
+        self.power = Power::Leaving { until: now + LAST_WORDS, back };
+    }
+
+    /// Comes up with what is on the disk.
+    fn boot(&mut self, now: Duration) {
+        self.boots += 1;
+        self.booted_at = now;
+        self.revert = None;
+        self.reboots_by_apply = false;
+        self.active = self.persistent.clone();
+        self.events = Events::default();
+        self.dmesg = Log::default();
+        self.told.clear();
+        self.say("kern", &format!("Linux version 6.18.1-talos, Talos {}", self.spec.line.tag()), now);
+        self.say("kern", &format!("[talos] booting {}", self.spec.name), now);
+        self.sequence("boot", proto::sequence_event::Action::Start, "", now);
+        self.enter(Stage::Booting, now);
+        let (of, extensions) = (self.machine_type(), self.spec.extensions.clone());
+        self.services.boot(of, &extensions, &mut self.events, now);
+        self.tell_extensions();
+        self.power = Power::Booting { until: now + self.spec.boot_time / 2 };
+    }
+
+    fn finish_boot(&mut self, now: Duration) {
+        self.power = Power::On;
+        self.sequence("boot", proto::sequence_event::Action::Stop, "", now);
+        let maintenance = self.is_in_maintenance();
+        self.enter(if maintenance { Stage::Maintenance } else { Stage::Running }, now);
+        self.say("machined", &format!("[talos] machine is {}", self.stage.name()), now);
+    }
+
+    /// Takes over a config while running.
+    pub(crate) fn activate(&mut self, config: Config, now: Duration) {
+        self.active = Some(config);
+        self.say("machined", "[talos] machine config was updated", now);
+        self.services.write("machined", "machine config was updated");
+        self.tell_extensions();
+    }
+
+    /// Tells extension services about their configs, where those are news.
+    fn tell_extensions(&mut self) {
+        let configs: BTreeMap<String, ExtensionConfig> = match &self.active {
+            Some(active) => active.extensions().map(|(name, config)| (name.to_owned(), config)).collect(),
+            None => BTreeMap::new(),
+        };
+        for name in self.spec.extensions.clone() {
+            let service = format!("ext-{name}");
+            match configs.get(&name) {
+                Some(config) if self.told.get(&service) != Some(config) => {
+                    self.services.write(&service, "configuration has changed");
+                    self.told.insert(service.clone(), config.clone());
+                    self.jobs.push(Job::Run { service, config: config.clone() });
+                }
+                None if self.told.remove(&service).is_some() => {
+                    self.services.write(&service, "configuration was removed");
+                    self.jobs.push(Job::Stop { service });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What an extension service was told, for one that is started again.
+    pub(crate) fn told(&self, service: &str) -> Option<&ExtensionConfig> {
+        self.told.get(service)
+    }
+
+    pub(crate) fn enter(&mut self, stage: Stage, now: Duration) {
+        self.stage = stage;
+        let status = MachineStatus { ready: self.is_ready(), unmet_conditions: self.unmet() };
+        let event = proto::MachineStatusEvent { stage: stage.number().into(), status: Some(status) };
+        self.events.push("MachineStatusEvent", &event, "", now);
+    }
+
+    /// Whether Talos calls it ready: everywhere but in two stages.
+    pub(crate) fn is_ready(&self) -> bool {
+        !matches!(self.stage, Stage::Booting | Stage::Running) || self.unmet().is_empty()
+    }
+
+    pub(crate) fn unmet(&self) -> Vec<proto::machine_status_event::machine_status::UnmetCondition> {
+        let condition = |name: &str, reason: String| {
+            proto::machine_status_event::machine_status::UnmetCondition { name: name.to_owned(), reason }
+        };
+        if self.stage == Stage::Booting {
+            return vec![condition("services", "boot sequence is not finished".to_owned())];
+        }
+        let unwell = self.services.unwell();
+        match unwell.is_empty() {
+            true => Vec::new(),
+            false => vec![condition("services", format!("{} not running or not healthy", unwell.join(", ")))],
+        }
+    }
+
+    fn sequence(&mut self, name: &str, action: proto::sequence_event::Action, actor: &str, now: Duration) {
+        let event = proto::SequenceEvent { sequence: name.to_owned(), action: action.into(), error: None };
+        self.events.push("SequenceEvent", &event, actor, now);
+    }
+
+    /// Writes to the log of the kernel.
+    fn say(&mut self, facility: &str, text: &str, now: Duration) {
+        let facility = if facility == "kern" { "kern" } else { "user" };
+        let stamp = time::OffsetDateTime::from_unix_timestamp_nanos(now.as_nanos() as i128).ok();
+        let format = time::format_description::well_known::Rfc3339;
+        let stamp = stamp.and_then(|stamp| stamp.format(&format).ok()).unwrap_or_default();
+        self.dmesg.push(format!("{facility}:    info: [{stamp}]: {text}\n"));
+    }
+}
+
+/// A UUID that is always the same for `seed`.
+pub(crate) fn uuid(seed: &str) -> String {
+    let hex: String = digest(seed)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+}

@@ -1,0 +1,50 @@
+//! Files of a simulated node.
+
+use std::io::Write as _;
+
+use crate::talos::model::{Cluster, Config, Node};
+
+/// What a file of a node says; `None` if there is no such file.
+pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
+    let text = match path {
+        "/proc/sys/kernel/random/boot_id" => format!("{}\n", node.boot_id()),
+        "/proc/version" => format!("Linux version 6.18.1-talos ({})\n", node.line().tag()),
+        "/etc/hostname" => format!("{}\n", node.hostname()),
+        "/etc/os-release" => {
+            let tag = node.line().tag();
+            format!("NAME=\"Talos\"\nID=talos\nVERSION_ID={tag}\nPRETTY_NAME=\"Talos ({tag})\"\n")
+        }
+        "/system/state/config.yaml" => node.persistent()?.text().to_owned(),
+        _ => node.active().and_then(|config| mounted(config, path))?,
+    };
+    Some(text.into_bytes())
+}
+
+/// A file that an extension service gets.
+fn mounted(config: &Config, path: &str) -> Option<String> {
+    let mut files = config.extensions().flat_map(|(_, extension)| extension.files);
+    files.find(|(mount, _)| mount == path).map(|(_, content)| content)
+}
+
+/// The admin's kubeconfig as the API sends it: a compressed archive with one file.
+pub(super) fn kubeconfig(cluster: &Cluster, node: &Node) -> std::io::Result<Vec<u8>> {
+    let control_planes = cluster.names().filter_map(|name| cluster.node(name).ok());
+    let first = control_planes.flat_map(Node::addresses).map(|(_, net)| net.addr()).next();
+    let host = first.map_or_else(|| node.hostname().to_owned(), |ip| ip.to_string());
+    let text = format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: https://{host}:6443\n\
+         contexts:\n- name: admin@lab\n  context:\n    cluster: lab\n    namespace: default\n    user: admin@lab\n\
+         current-context: admin@lab\nusers:\n- name: admin@lab\n  user:\n    token: simulated\n"
+    );
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o600);
+    header.set_mtime(node.booted_at().as_secs());
+    header.set_entry_type(tar::EntryType::Regular);
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let mut archive = tar::Builder::new(gzip);
+    archive.append_data(&mut header, "kubeconfig", text.as_bytes())?;
+    let mut gzip = archive.into_inner()?;
+    gzip.flush()?;
+    gzip.finish()
+}
