@@ -99,8 +99,9 @@ struct Acceptor {
 impl Acceptor {
     async fn accept(&self, listener: &TcpListener) -> io::Result<()> {
         let mut connections = JoinSet::new();
-        let mut names = Vec::new();
-        let mut tls: Option<Arc<ServerConfig>> = None;
+        // The console shows the fingerprint before anybody comes.
+        let (hostname, mut names) = self.names();
+        let mut tls = Some(self.tls(&hostname, names.clone()).map_err(io::Error::other)?);
         loop {
             let stream = tokio::select! {
                 stream = listener.accept() => stream,

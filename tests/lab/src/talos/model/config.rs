@@ -236,6 +236,12 @@ impl Config {
         })
     }
 
+    /// The file that an extension service finds at `path`.
+    pub fn file(&self, path: &str) -> Option<String> {
+        let mut files = self.extensions().flat_map(|(_, extension)| extension.files);
+        files.find(|(mount, _)| mount == path).map(|(_, content)| content)
+    }
+
     /// The documents of a kind.
     pub(crate) fn document(&self, kind: &str) -> impl Iterator<Item = &Value> {
         self.documents.iter().filter(move |document| text(document, "kind") == Some(kind))

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use crate::talos::model::{Cluster, Config, Node};
+use crate::talos::model::{Cluster, Node};
 
 /// What a file of a node says; `None` if there is no such file.
 pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
@@ -15,15 +15,9 @@ pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
             format!("NAME=\"Talos\"\nID=talos\nVERSION_ID={tag}\nPRETTY_NAME=\"Talos ({tag})\"\n")
         }
         "/system/state/config.yaml" => node.persistent()?.text().to_owned(),
-        _ => node.active().and_then(|config| mounted(config, path))?,
+        _ => node.active().and_then(|config| config.file(path))?,
     };
     Some(text.into_bytes())
-}
-
-/// A file that an extension service gets.
-fn mounted(config: &Config, path: &str) -> Option<String> {
-    let mut files = config.extensions().flat_map(|(_, extension)| extension.files);
-    files.find(|(mount, _)| mount == path).map(|(_, content)| content)
 }
 
 /// The admin's kubeconfig as the API sends it: a compressed archive with one file.
