@@ -16,6 +16,8 @@ pub mod health;
 pub mod image;
 pub mod interrupt;
 pub mod kubeconfig;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod machine;
 pub mod output;
 pub mod patch;

@@ -7,7 +7,8 @@ fn main() -> ExitCode {
     #[cfg(feature = "lab")]
     {
         let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-        if let Some(code) = ichor_lab::reenter(&args) {
+        let rules = std::sync::Arc::new(ichorctl::lab::TalosRules);
+        if let Some(code) = ichor_lab::reenter_with(&args, rules) {
             return code;
         }
     }

@@ -29,7 +29,7 @@ fn root() -> PathBuf {
     }
 }
 
-fn directory(name: &str) -> Result<PathBuf, LabError> {
+pub(crate) fn directory(name: &str) -> Result<PathBuf, LabError> {
     check_name("lab", name)?;
     Ok(root().join(name))
 }

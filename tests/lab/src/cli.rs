@@ -1,9 +1,10 @@
 //! `ichorctl lab`: its arguments and what they do. Data goes to stdout, progress and errors to stderr.
 
 mod demo;
-mod exec;
+pub(crate) mod exec;
 mod status;
 mod table;
+mod talos;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::background;
 use crate::error::{Attempt as _, LabError};
-use crate::topology::{Site, Topology};
+use crate::talos::model::Line;
+use crate::topology::{Nodes, Site, Topology};
 
 /// The exit code of a command that a signal ended.
 const INTERRUPTED: u8 = 130;
@@ -40,6 +42,7 @@ enum Command {
     /// Start a lab in the background
     #[command(after_help = "Examples:\n  ichorctl lab up\n  \
                             ichorctl lab up --site home:3:port-preserving --site cloud:2\n  \
+                            ichorctl lab up --nodes 3+2 --talos 1.13\n  \
                             ichorctl lab up --name lossy --file topology.yaml\n\n\
                             A topology file can say more, for example:\n  sites:\n    - name: home\n      \
                             nat: random              # none, port-preserving, random, static\n      \
@@ -109,10 +112,27 @@ struct What {
     /// A topology file (YAML), which can say more
     #[arg(long)]
     file: Option<PathBuf>,
+    /// A cluster of simulated Talos nodes as CONTROL-PLANES+WORKERS[+NEW], where NEW nodes wait for a config
+    #[arg(long, value_name = "NODES", conflicts_with_all = ["sites", "file"])]
+    // As text: ichorctl has a flag of this name everywhere, and clap wants both to be of one type.
+    nodes: Option<String>,
+    /// The Talos that they run: 1.11, 1.12, 1.13 or 1.14
+    #[arg(long, value_name = "VERSION", requires = "nodes", default_value_t)]
+    talos: Line,
+    /// Start without the mesh: it comes with the configs that you apply
+    #[arg(long, requires = "nodes")]
+    without_mesh: bool,
 }
 
 impl What {
     fn topology(self) -> Result<Topology, LabError> {
+        if let Some(nodes) = self.nodes {
+            let mut topology = Topology::talos(nodes.parse::<Nodes>()?, self.talos);
+            if let Some(talos) = &mut topology.talos {
+                talos.without_mesh = self.without_mesh;
+            }
+            return Ok(topology);
+        }
         match self.file {
             Some(file) => Topology::load(&file),
             None if self.sites.is_empty() => Ok(Topology::demo()),
@@ -152,6 +172,7 @@ async fn execute(command: Command) -> Result<u8, LabError> {
     match command {
         Command::Up { name, what } => {
             let topology = what.topology()?;
+            let talos = topology.talos.clone();
             let progress = Progress::new();
             let up = background::up(&name.name, topology, |text| progress.tell(text));
             let Some(lab) = until_interrupted(up).await? else {
@@ -159,6 +180,13 @@ async fn execute(command: Command) -> Result<u8, LabError> {
                 return Ok(INTERRUPTED);
             };
             let lab = lab?;
+            if let Some(talos) = &talos {
+                talos::open(&lab, &name.name, talos, &progress).await?;
+                if talos.without_mesh {
+                    progress.tell(&format!("the lab {:?} runs, without a mesh", name.name));
+                    return Ok(0);
+                }
+            }
             progress.tell("waiting until all that can connect have connected");
             match until_interrupted(lab.until_connected()).await? {
                 // The lab stays: there may be something to find out.

@@ -29,6 +29,7 @@ pub mod talos;
 pub mod traffic;
 
 mod background;
+mod dial;
 mod error;
 mod lab;
 mod net;
@@ -47,5 +48,5 @@ pub use lab::{Builder, Lab, LinkHandle};
 pub use node::{Child, Command, LinkWatch, Node, Output, StatusWatch};
 pub use plan::Addresses;
 pub use protocol::{Cut, Exit, LinkEvent, LinkEventKind, LinkName, NodeView, ShapeCounters, SiteView, View};
-pub use reentry::reenter;
-pub use topology::{Family, Ipv6, Link, MAX, Nat, NodeSpec, Shape, Site, Topology};
+pub use reentry::{reenter, reenter_with};
+pub use topology::{Family, Ipv6, Link, MAX, Nat, NodeSpec, Nodes, Shape, Site, Talos, Topology};

@@ -15,6 +15,12 @@ pub(crate) enum Request {
     Build(Topology),
     /// Describe the lab.
     View,
+    /// Hand on what comes to the listening socket that comes with the opening to the Talos API of a node.
+    Forward { node: String },
+    /// Make a talosconfig.
+    Talosconfig { endpoints: Vec<String>, nodes: Vec<String> },
+    /// The fingerprint of a node in maintenance mode.
+    Fingerprint { node: String },
     /// Run a program in a node; stdin, stdout and stderr come with the opening.
     Run(Program),
     /// Change a node's ichord.

@@ -6,8 +6,10 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use crate::{sandbox, supervisor, traffic};
+use crate::talos::model::{ConfigRules, PlainRules};
+use crate::{dial, sandbox, supervisor, traffic};
 
 /// The first argument that makes a program one of ours.
 pub(crate) const LAB: &str = "@ichor-lab";
@@ -17,12 +19,18 @@ pub(crate) const DAEMON: &str = "@ichord";
 pub(crate) const STAGE: &str = "stage";
 pub(crate) const SUPERVISE: &str = "supervise";
 pub(crate) const TRAFFIC: &str = "traffic";
+pub(crate) const DIAL: &str = "dial";
 
 /// Becomes what `args` ask for if that is a part of a lab or ichord, and returns how it ended; `None` if this
 /// process is what it seems to be. `args` are those of the process, its name first.
 ///
 /// By the names `ichord` and `ichord-tunnel`, for example of a symbolic link, the program is ichord too.
 pub fn reenter(args: &[OsString]) -> Option<ExitCode> {
+    reenter_with(args, Arc::new(PlainRules))
+}
+
+/// The same as [`reenter`], with simulated Talos nodes that take configs by `rules`.
+pub fn reenter_with(args: &[OsString], rules: Arc<dyn ConfigRules>) -> Option<ExitCode> {
     let name = args.first().and_then(|program| Path::new(program).file_name()).unwrap_or_default();
     if name == "ichord" || name == ichord::cli::TUNNEL_NAME {
         // The daemon starts itself again, and must then find itself in this program.
@@ -30,6 +38,9 @@ pub fn reenter(args: &[OsString]) -> Option<ExitCode> {
             return Some(again_as_daemon(name, &args[1..]));
         }
         return Some(ichord::cli::run(args.to_vec()));
+    }
+    if name == dial::SSH {
+        return Some(dial::ssh(&args[1..]));
     }
     let mut rest = args.iter().skip(1);
     let first = rest.next()?;
@@ -44,7 +55,8 @@ pub fn reenter(args: &[OsString]) -> Option<ExitCode> {
     let rest: Vec<OsString> = rest.cloned().collect();
     Some(match part {
         STAGE => sandbox::stage::main(rest.first().map(Path::new)),
-        SUPERVISE => supervisor::main(),
+        SUPERVISE => supervisor::main(rules),
+        DIAL => dial::main(&rest),
         TRAFFIC => traffic::main(&rest),
         _ => ExitCode::from(2),
     })

@@ -4,6 +4,7 @@ mod host;
 mod processes;
 mod requests;
 pub(crate) mod root;
+mod talos;
 mod watch;
 mod world;
 
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::process::Signal;
 use tokio::io::Interest;
@@ -20,11 +22,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::processes::Processes;
 use self::requests::Server;
 use crate::error::{Attempt as _, LabError};
+use crate::talos::model::ConfigRules;
 use crate::{sandbox, wire};
 
 /// Runs the lab that is asked for on the socket that is our stdin.
-pub(crate) fn main() -> ExitCode {
-    match run() {
+pub(crate) fn main(rules: Arc<dyn ConfigRules>) -> ExitCode {
+    match run(rules) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             sandbox::leave(&error);
@@ -33,7 +36,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), LabError> {
+fn run(rules: Arc<dyn ConfigRules>) -> Result<(), LabError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .attempt(|| "be told of the stage's death".to_owned())?;
     root::isolate()?;
@@ -46,15 +49,15 @@ fn run() -> Result<(), LabError> {
         .build()
         .attempt(|| "make a runtime".to_owned())?;
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, serve(control)).attempt(|| "serve the control socket".to_owned())
+    tasks.block_on(&runtime, serve(control, rules)).attempt(|| "serve the control socket".to_owned())
 }
 
 /// Serves until the owner is gone, or wants the end. What runs in the lab ends with us.
-async fn serve(control: OwnedFd) -> io::Result<()> {
+async fn serve(control: OwnedFd, rules: Arc<dyn ConfigRules>) -> io::Result<()> {
     let processes = Processes::default();
     let mut child = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let server = Rc::new(Server::new(processes.clone()));
+    let server = Rc::new(Server::new(processes.clone(), rules));
     let listens = rustix::net::sockopt::socket_acceptconn(&control)?;
     let mut streams = if listens { Streams::listening(control)? } else { Streams::owned(control)? };
     loop {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LabError;
+use crate::talos::model::Line;
 
 /// Most sites, and most nodes, of one lab: each node is a process and some namespaces, and has one number in
 /// every /24.
@@ -29,6 +30,78 @@ pub struct Topology {
     /// Where all chance of the shaped links comes from.
     #[serde(default)]
     pub seed: u64,
+    /// Makes every node a simulated Talos node, besides its ichord.
+    #[serde(default)]
+    pub talos: Option<Talos>,
+}
+
+/// The Talos cluster that the nodes of a lab are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Talos {
+    /// The version that all nodes run.
+    #[serde(default)]
+    pub version: Line,
+    /// How many of the nodes, the first ones, are control plane nodes.
+    pub control_planes: usize,
+    /// How many of the nodes, the last ones, wait for a config in maintenance mode. They have no ichord before.
+    #[serde(default)]
+    pub new: usize,
+    /// Whether the mesh comes later, by configs that are applied: then nodes start without anything of it.
+    #[serde(default)]
+    pub without_mesh: bool,
+}
+
+/// The numbers of a cluster's nodes, as `3+2` or `3+2+1`: control plane nodes, workers, and nodes without a config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nodes {
+    /// Control plane nodes.
+    pub control_planes: usize,
+    /// Workers.
+    pub workers: usize,
+    /// Nodes that wait for a config.
+    pub new: usize,
+}
+
+impl FromStr for Nodes {
+    type Err = LabError;
+
+    fn from_str(text: &str) -> Result<Self, LabError> {
+        let malformed = || LabError::Topology(format!("{text:?} is not CONTROL-PLANES+WORKERS[+NEW]"));
+        let numbers: Result<Vec<usize>, _> = text.split('+').map(str::parse).collect();
+        let (control_planes, workers, new) = match *numbers.map_err(|_| malformed())? {
+            [control_planes, workers] => (control_planes, workers, 0),
+            [control_planes, workers, new] => (control_planes, workers, new),
+            _ => return Err(malformed()),
+        };
+        if control_planes == 0 || control_planes > MAX || workers > MAX || new > MAX {
+            return Err(LabError::Topology(format!("{text:?} is no cluster: it needs a control plane node")));
+        }
+        Ok(Self { control_planes, workers, new })
+    }
+}
+
+impl Topology {
+    /// A Talos cluster: its control plane at home behind a NAT, its workers in the cloud, and new machines at home.
+    pub fn talos(nodes: Nodes, version: Line) -> Self {
+        let site = |name: &str, nat, count| {
+            let mut site = Site::new(name, nat);
+            site.nodes = (1..=count).map(|n| NodeSpec::new(format!("{name}-{n}"))).collect();
+            site
+        };
+        let mut sites = vec![site("home", Nat::PortPreserving, nodes.control_planes)];
+        if nodes.workers > 0 {
+            sites.push(site("cloud", Nat::None, nodes.workers));
+        }
+        if nodes.new > 0 {
+            let mut shed = site("new", Nat::PortPreserving, nodes.new);
+            shed.nodes.iter_mut().for_each(|node| node.daemon = false);
+            sites.push(shed);
+        }
+        let talos =
+            Talos { version, control_planes: nodes.control_planes, new: nodes.new, without_mesh: false };
+        Self { sites, talos: Some(talos), ..Self::default() }
+    }
 }
 
 /// A site: a LAN behind a router.
@@ -311,6 +384,13 @@ impl Topology {
             }
             check_link(&node.link)?;
         }
+        if let Some(talos) = &self.talos
+            && (talos.control_planes == 0 || talos.control_planes + talos.new > nodes)
+        {
+            return problem(
+                "a Talos cluster needs a control plane node, and no more than there are".to_owned(),
+            );
+        }
         Ok(())
     }
 
@@ -387,6 +467,26 @@ mod tests {
         for bad in ["home", "home:x", "home:1:cone", "home:1:none:x", "home:1000"] {
             bad.parse::<Site>().unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_cluster_is_written_in_numbers() {
+        let nodes: Nodes = "3+2+1".parse().unwrap();
+        assert_eq!((nodes.control_planes, nodes.workers, nodes.new), (3, 2, 1));
+        let topology = Topology::talos(nodes, Line::V1_13);
+        topology.check().unwrap();
+        let names: Vec<_> = topology.nodes().map(|(_, node)| (node.name.as_str(), node.daemon)).collect();
+        assert_eq!(names[0], ("home-1", true));
+        assert_eq!(names[3], ("cloud-1", true));
+        assert_eq!(names[5], ("new-1", false));
+        for bad in ["3", "0+2", "3+x", "1+1+1+1", "1000+1"] {
+            bad.parse::<Nodes>().unwrap_err();
+        }
+        let talos = Some(Talos { control_planes: 2, ..Talos::default() });
+        let mut small = Topology { talos, ..Topology::talos("1+0".parse().unwrap(), Line::V1_14) };
+        small.check().unwrap_err();
+        small.talos = None;
+        small.check().unwrap();
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::lab::Lab;
 use crate::protocol::Exit;
 
 /// Runs `program` in a node with our own stdin, stdout and stderr; returns its exit code as a shell would.
-pub(super) async fn exec(lab: &Lab, node: &str, program: Vec<String>) -> Result<u8, LabError> {
+pub(crate) async fn exec(lab: &Lab, node: &str, program: Vec<String>) -> Result<u8, LabError> {
     let what = || "pass on stdin, stdout and stderr".to_owned();
     let fds: [OwnedFd; 3] = [
         io::stdin().as_fd().try_clone_to_owned().attempt(what)?,

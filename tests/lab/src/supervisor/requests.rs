@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::process::Signal;
 use tokio::net::UnixStream;
@@ -14,18 +15,20 @@ use super::world::World;
 use super::{receive_opening, root, watch};
 use crate::error::{Attempt as _, LabError};
 use crate::protocol::{Answer, DaemonAction, Kill, Program, Request, SELF};
+use crate::talos::model::{ConfigRules, Effect};
 use crate::wire::{self, Frames};
 
 /// Answers requests, many at a time.
 pub(crate) struct Server {
     processes: Processes,
     world: Mutex<Option<World>>,
+    rules: Arc<dyn ConfigRules>,
     shutdown: tokio::sync::Notify,
 }
 
 impl Server {
-    pub(crate) fn new(processes: Processes) -> Self {
-        Self { processes, world: Mutex::new(None), shutdown: tokio::sync::Notify::new() }
+    pub(crate) fn new(processes: Processes, rules: Arc<dyn ConfigRules>) -> Self {
+        Self { processes, world: Mutex::new(None), rules, shutdown: tokio::sync::Notify::new() }
     }
 
     /// Waits until somebody wants the end.
@@ -52,7 +55,7 @@ impl Server {
                 self.run(program, fds, &mut reader, &sender).await
             } else {
                 tokio::select! {
-                    result = self.answer(request, &sender) => result,
+                    result = self.answer(request, fds, &sender) => result,
                     // Who asked has closed the stream.
                     _ = reader.next::<Kill>() => return,
                 }
@@ -73,8 +76,9 @@ impl Server {
     }
 
     async fn answer(
-        &self,
+        self: &Rc<Self>,
         request: Request,
+        fds: Vec<OwnedFd>,
         answers: &mpsc::UnboundedSender<Answer>,
     ) -> Result<(), LabError> {
         let answer = match request {
@@ -88,7 +92,13 @@ impl Server {
                     // Who asked may not listen any more.
                     let _ = answers.send(Answer::Progress(text));
                 };
-                *world = Some(World::build(topology, self.processes.clone(), &progress).await?);
+                let built =
+                    World::build(topology, self.processes.clone(), self.rules.clone(), &progress).await?;
+                let simulates = built.simulation().is_some();
+                *world = Some(built);
+                if simulates {
+                    tokio::task::spawn_local(self.clone().simulate());
+                }
                 Answer::Done
             }
             Request::Shutdown => {
@@ -121,6 +131,23 @@ impl Server {
                 self.daemon(&node, action).await?;
                 Answer::Done
             }
+            Request::Forward { node } => {
+                let listener = fds.into_iter().next().ok_or_else(|| LabError::Failed {
+                    what: format!("forward to {node}"),
+                    cause: "there is no socket".to_owned(),
+                })?;
+                let host = self.with_world(async |world| world.host(&node)).await?;
+                super::talos::forward(listener, host)?;
+                Answer::Done
+            }
+            Request::Talosconfig { endpoints, nodes } => {
+                let made = self.with_world(async |world| world.talosconfig(&endpoints, &nodes)).await?;
+                Answer::Text(made)
+            }
+            Request::Fingerprint { node } => {
+                let found = self.with_world(async |world| Ok(world.simulation().cloned())).await?;
+                Answer::Text(found.and_then(|found| found.fingerprint(&node)).unwrap_or_default())
+            }
             Request::View => Answer::View(self.with_world(async |world| Ok(world.view())).await?),
             Request::Shape { link, shape } => {
                 self.with_world(async |world| world.shape(&link, shape)).await?;
@@ -142,6 +169,45 @@ impl Server {
         // Who asked may not listen any more.
         let _ = answers.send(answer);
         Ok(())
+    }
+
+    /// Lets time pass for simulated nodes, and does what they want of the world.
+    async fn simulate(self: Rc<Self>) {
+        let Ok(Some(simulation)) = self.with_world(async |world| Ok(world.simulation().cloned())).await
+        else {
+            return;
+        };
+        let work = async {
+            let mut changes = simulation.changes();
+            loop {
+                changes.borrow_and_update();
+                for effect in simulation.effects() {
+                    if let Err(error) = self.work(effect).await {
+                        tracing::error!(%error, "a simulated node cannot have what it wants");
+                    }
+                }
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(simulation.run(), work);
+    }
+
+    async fn work(&self, effect: Effect) -> Result<(), LabError> {
+        match effect {
+            Effect::Run { node, config, .. } => {
+                self.with_world(async |world| world.run_extension(&node, &config).await).await
+            }
+            Effect::Stop { node, .. } => {
+                let running = self.with_world(async |world| Ok(world.daemon(&node)?.cloned())).await?;
+                if let Some(daemon) = running.filter(|daemon| !daemon.has_ended()) {
+                    daemon.signal(Signal::TERM);
+                    daemon.wait().await;
+                }
+                self.with_world(async |world| world.forget_mesh(&node)).await
+            }
+        }
     }
 
     /// Runs `f` on the world, once there is one.

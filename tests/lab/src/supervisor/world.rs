@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -18,24 +19,27 @@ use crate::plan::{self, Addresses, Member, PRIVATE_KEY_FILE, Place};
 use crate::protocol::{Cut, LinkName, NodeView, ShapeCounters, SiteView, View};
 use crate::reentry::DAEMON;
 use crate::shaper::{Shaper, Tap};
+use crate::talos::Simulation;
+use crate::talos::model::{ConfigRules, Effect};
 use crate::topology::{Family, Link, Nat, Shape, Topology};
 
 /// A node's interface to its LAN.
-const LAN_OF_NODE: &str = "eth0";
+pub(super) const LAN_OF_NODE: &str = "eth0";
 /// The bridge of a router, to which its nodes are connected.
 const BRIDGE: &str = "lan";
 const DEFAULT_MTU: u16 = 1500;
-const CONFIG_FILE: &str = ichord::config::LINUX_PATH;
+pub(super) const CONFIG_FILE: &str = ichord::config::LINUX_PATH;
 
 /// All of a lab.
 pub(crate) struct World {
-    topology: Topology,
+    pub(super) topology: Topology,
     processes: Processes,
     internet: Host,
     routers: Vec<Host>,
     nodes: BTreeMap<String, Node>,
     shapers: BTreeMap<LinkName, Shaper>,
     cuts: BTreeSet<Cut>,
+    pub(super) simulation: Option<Simulation>,
 }
 
 struct Node {
@@ -60,6 +64,7 @@ impl World {
     pub(crate) async fn build(
         topology: Topology,
         processes: Processes,
+        rules: Arc<dyn ConfigRules>,
         progress: &dyn Fn(String),
     ) -> Result<Self, LabError> {
         topology.check()?;
@@ -72,6 +77,7 @@ impl World {
             nodes: BTreeMap::new(),
             shapers: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            simulation: None,
         };
         for site in 0..world.topology.sites.len() {
             world.build_site(site).await?;
@@ -97,7 +103,17 @@ impl World {
             world.write_rules(site).await?;
         }
         progress(format!("{} nodes are connected to their LANs", places.len()));
-        world.configure().await?;
+        let configs = world.configure().await?;
+        if let Some(talos) = world.topology.talos.clone() {
+            let simulation = world.simulate(&talos, &configs, rules).await?;
+            progress(format!("{} nodes run Talos {}", places.len(), talos.version.tag()));
+            for effect in simulation.effects() {
+                if let Effect::Run { node, config, .. } = effect {
+                    world.run_extension(&node, &config).await?;
+                }
+            }
+            return Ok(world);
+        }
         let members: Vec<_> = places.iter().filter(|(_, node)| node.daemon).collect();
         for (_, node) in &members {
             world.start_daemon(&node.name).await?;
@@ -230,8 +246,8 @@ impl World {
         self.routers[site].run(move |_| async move { nft::replace(&table) }).await
     }
 
-    /// Makes the keys and writes the configurations of all members.
-    async fn configure(&mut self) -> Result<(), LabError> {
+    /// Makes the keys and writes the configurations of all members, which are returned by their names.
+    async fn configure(&mut self) -> Result<BTreeMap<String, String>, LabError> {
         let hosts = self.topology.hosts();
         let mut members = Vec::new();
         for (place, spec) in self.topology.places() {
@@ -252,12 +268,17 @@ impl World {
                 members.push(Member { place, node: spec, key: key.clone() });
             }
         }
+        let mut configs = BTreeMap::new();
         for member in &members {
             let text = self.topology.config(member.place, member.node.listen_port, &members);
-            let host = self.node(&member.node.name)?.host.clone();
-            host.run(move |_| async move { root::write(CONFIG_FILE.as_ref(), 0o600, &text) }).await?;
+            configs.insert(member.node.name.clone(), text.clone());
+            // Simulated nodes get it with their machine configs.
+            if self.topology.talos.is_none() {
+                let host = self.node(&member.node.name)?.host.clone();
+                host.run(move |_| async move { root::write(CONFIG_FILE.as_ref(), 0o600, &text) }).await?;
+            }
         }
-        Ok(())
+        Ok(configs)
     }
 
     /// Starts a node's ichord, unless it runs.
