@@ -4,7 +4,7 @@
 //! is how `ichorctl --via ssh://NODE` comes to machines behind the NAT of a lab.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::ExitCode;
 
@@ -77,13 +77,29 @@ fn connect(target: &str) -> Result<(), LabError> {
     let mut sender = stream.try_clone().attempt(what)?;
     std::thread::spawn(move || {
         // However it ends, nothing more is sent.
-        let _ = io::copy(&mut io::stdin().lock(), &mut sender);
+        let _ = pump(&mut io::stdin().lock(), &mut sender);
         let _ = sender.shutdown(Shutdown::Write);
     });
     // When the other side is done, so are we. Stdout must not wait for a line's end.
     let mut stdout = std::fs::File::from(rustix::io::dup(rustix::stdio::stdout()).attempt(what)?);
-    io::copy(&mut &stream, &mut stdout).attempt(what)?;
-    Ok(())
+    pump(&mut &stream, &mut stdout).attempt(what)
+}
+
+/// Copies until the end. Each piece goes on before the next is waited for; `io::copy` may hand the work to `splice`,
+/// which ended streams early here.
+fn pump(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                to.write_all(&buffer[..count])?;
+                to.flush()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
