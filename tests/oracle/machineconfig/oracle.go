@@ -172,6 +172,30 @@ func answer(line Line, req request) (resp response) {
 		resp.canonicalize(config)
 	case "validate":
 		validate(&resp, config, req)
+	case "generate":
+		// The config of the request names the contract, its only patch the Kubernetes version.
+		kubernetes := ""
+
+		if len(req.Patches) == 1 {
+			decoded, err := text(req, req.Patches[0])
+			if err != nil {
+				resp.Error = err.Error()
+
+				return resp
+			}
+
+			kubernetes = string(decoded)
+		}
+
+		output, err := generated(string(config), req.Mode, kubernetes)
+		if err != nil {
+			resp.fail(stageError{"generate", err})
+
+			return resp
+		}
+
+		resp.OK = true
+		resp.Output = output
 	case "fields":
 		resp.OK = true
 		resp.Fields = Fields(line)
