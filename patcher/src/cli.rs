@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::cmd::connection::Connection;
 use crate::cmd::{
     apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
-    machineconfig, patch, read, schematic, service, version,
+    machineconfig, patch, plan, read, schematic, service, version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -24,7 +24,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ICHOR_COMPI
 #[command(after_help = "Exit codes:\n  \
     0  done, or nothing to do        3  refused by a guard       5    some nodes failed\n  \
     1  failed                        4  stopped, not proven      130  interrupted\n  \
-    2  wrong command line")]
+    2  wrong command line            10   plan --exit-code: there are changes")]
 pub struct Cli {
     #[command(flatten)]
     connection: Connection,
@@ -45,6 +45,13 @@ enum Program {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring nodes closer to ichor.yaml, without reboots
+    ///
+    /// Applies the steps of `plan` that need neither a reboot nor a restart of etcd nor an image, one node after the
+    /// other, and names the rest.
+    #[command(after_help = "Examples:\n  ichorctl apply\n  ichorctl apply -f ichor.yaml")]
+    Apply(plan::ApplyArgs),
+
     /// Give nodes a machine config from a file
     #[command(name = "apply-config")]
     #[command(
@@ -135,6 +142,12 @@ enum Command {
                             ichorctl -n 10.0.0.2 patch mc -p @patch.yaml --mode try --timeout 2m")]
     Patch(patch::Patch),
 
+    /// Show what brings nodes to what ichor.yaml says, and why
+    #[command(after_help = "Examples:\n  ichorctl plan -f ichor.yaml\n  \
+                            ichorctl plan -f ichor.yaml --configs nodes/ -o planned/ --as-patches patches/\n  \
+                            ichorctl plan --schema > ichor.schema.json")]
+    Plan(plan::PlanArgs),
+
     /// Read a file
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 read /proc/sys/kernel/random/boot_id\n  \
                             ichorctl -n 10.0.0.2 read /etc/os-release")]
@@ -197,6 +210,7 @@ fn execute(connection: &Connection, command: Command) -> Exit {
 
 async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<Exit> {
     match command {
+        Command::Apply(command) => command.run(connection).await,
         Command::ApplyConfig(command) => command.run(connection).await,
         Command::Completion(command) => command.run(),
         Command::Config(command) => command.run(connection).await,
@@ -214,6 +228,7 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
             Ok(Exit::Done)
         }
         Command::Patch(command) => command.run(connection).await,
+        Command::Plan(command) => command.run(connection).await,
         Command::Read(command) => command.run(connection).await,
         Command::Schematic(args) => args.run(connection).await,
         Command::Service(command) => command.run(connection).await,

@@ -16,6 +16,7 @@ pub mod kubeconfig;
 pub mod logs;
 pub mod machineconfig;
 pub mod patch;
+pub mod plan;
 pub mod read;
 pub mod schematic;
 pub mod service;

@@ -23,6 +23,7 @@ pub mod machine;
 pub mod output;
 pub mod patch;
 pub mod schematic;
+pub mod plan;
 pub mod snapshot;
 pub mod talosconfig;
 pub mod transport;

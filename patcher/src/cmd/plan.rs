@@ -1,0 +1,251 @@
+//! `plan` and `apply`: from `ichor.yaml` and the nodes to steps, and the harmless ones done.
+
+mod nodes;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use ichor_proto::talos::machine::apply_configuration_request::Mode;
+use zeroize::Zeroizing;
+
+use super::connection::Connection;
+use crate::api::{ApplyOptions, TalosVersion};
+use crate::cluster::{self, Cluster};
+use crate::config_update::{self, NodeConfig, UpdateError};
+use crate::exit::{self, Exit, UsageError};
+use crate::files::{self, write_private};
+use crate::machine::parse::MAX_BYTES;
+use crate::output::{self, Format, Output};
+use crate::plan::observe::Observation;
+use crate::plan::{self, Options, StepKind, patches, print};
+use nodes::Nodes;
+
+/// Flags of `plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Read NODE.yaml of each node from this directory in place of asking the nodes
+    #[arg(long, value_name = "DIR")]
+    configs: Option<PathBuf>,
+    /// With --configs: the Talos version of the nodes; without it each config tells by its installer image
+    #[arg(long, value_name = "VERSION", requires = "configs")]
+    talos_version: Option<TalosVersion>,
+    /// Write the whole planned config of each node to NODE.yaml in this directory
+    #[arg(short = 'o', long, value_name = "DIR")]
+    out_dir: Option<PathBuf>,
+    /// Write the changes of each node as patches for talosctl to this directory
+    #[arg(long, value_name = "DIR")]
+    as_patches: Option<PathBuf>,
+    /// How to print the plan
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+    /// End with 10 when there are changes
+    #[arg(long)]
+    exit_code: bool,
+    /// Print the JSON Schema of ichor.yaml and do nothing else
+    #[arg(long)]
+    schema: bool,
+}
+
+/// Flags of `apply`.
+#[derive(Args, Debug)]
+pub struct ApplyArgs {
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+#[derive(Args, Debug)]
+struct FileArgs {
+    /// The cluster file
+    #[arg(short, long, value_name = "FILE", default_value = "ichor.yaml")]
+    file: PathBuf,
+    /// Plan for nodes whose Talos is newer than what this program knows
+    #[arg(long)]
+    allow_unknown_talos: bool,
+}
+
+impl FileArgs {
+    fn load(&self) -> anyhow::Result<Cluster> {
+        let read = || format!("failed to read the cluster file {}", self.file.display());
+        let text = files::read_bounded(&self.file, cluster::MAX_BYTES).with_context(read)?;
+        let parsed = Cluster::parse(&text);
+        parsed.map_err(|errors| {
+            let errors = errors.0.iter().map(|error| format!("{}:{error}", self.file.display()));
+            UsageError(errors.collect::<Vec<_>>().join("\n")).into()
+        })
+    }
+
+    const fn options(&self) -> Options {
+        Options { allow_unknown_talos: self.allow_unknown_talos }
+    }
+}
+
+impl PlanArgs {
+    /// Runs `plan`.
+    ///
+    /// # Errors
+    ///
+    /// When a file or node cannot be read, a config cannot be edited, or an output cannot be written.
+    pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        let output = Output::new(self.output);
+        if self.schema {
+            output.json(&cluster::schema::json_schema())?;
+            return Ok(Exit::Done);
+        }
+        let cluster = self.file.load()?;
+        let (observed, failed) = match &self.configs {
+            Some(directory) => (read_configs(&cluster, directory, self.talos_version.as_ref())?, None),
+            None => {
+                let nodes = Nodes::connect(&cluster, connection)?;
+                let (observed, failures) = nodes.observe(&cluster).await?;
+                (observed, (!failures.is_empty()).then_some(failures))
+            }
+        };
+        if let Some(failures) = failed {
+            output::note("there is no plan without all nodes");
+            return Ok(failures.finish());
+        }
+        let plan = make(&cluster, &observed, self.file.options())?;
+        // What was asked for is in the plan now; the nodes' configs need not stay twice in memory.
+        drop(observed);
+        if output.is_json() {
+            output.json(&print::json(&cluster, &plan))?;
+        } else if plan.refusals.is_empty() {
+            output.raw(print::text(&cluster, &plan).as_bytes())?;
+        }
+        if tell_refusals(&plan) {
+            return Ok(Exit::Refused);
+        }
+        // All patches are tried before the first file is written.
+        let patches = match &self.as_patches {
+            Some(_) => plan.nodes.iter().map(patches::patches).collect::<Result<Vec<_>, _>>()?,
+            None => Vec::new(),
+        };
+        if let Some(directory) = &self.out_dir {
+            for node in &plan.nodes {
+                write(directory, &format!("{}.yaml", node.name), node.after())?;
+            }
+        }
+        if let Some(directory) = &self.as_patches {
+            for (node, texts) in plan.nodes.iter().zip(&patches) {
+                for (index, text) in texts.iter().enumerate() {
+                    write(directory, &format!("{}.{}.yaml", node.name, index + 1), text)?;
+                }
+            }
+        }
+        Ok(if self.exit_code && !plan.order.is_empty() { Exit::Changes } else { Exit::Done })
+    }
+}
+
+impl ApplyArgs {
+    /// Runs `apply`: the steps that need neither a reboot nor a restart of etcd nor an image, one node after the
+    /// other, no further after a failure.
+    ///
+    /// # Errors
+    ///
+    /// When a file or node cannot be read, a config cannot be edited, or a node cannot be proven to have taken it.
+    pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        let cluster = self.file.load()?;
+        let nodes = Nodes::connect(&cluster, connection)?;
+        let (observed, failures) = nodes.observe(&cluster).await?;
+        if !failures.is_empty() {
+            output::note("nothing was changed: there is no plan without all nodes");
+            return Ok(failures.finish());
+        }
+        let plan = make(&cluster, &observed, self.file.options())?;
+        drop(observed);
+        if tell_refusals(&plan) {
+            return Ok(Exit::Refused);
+        }
+        if plan.order.is_empty() {
+            output::note("nothing to do: every node is as the file says");
+        }
+        for turn in &plan.order {
+            let node = &plan.nodes[turn.node];
+            let step = &node.steps[turn.step];
+            if !step.kind.is_applied_at_once() {
+                continue;
+            }
+            let client = nodes.client(&node.name).context("a planned node has no client")?;
+            let now = NodeConfig::read(client).await?;
+            // The plan started from these bytes. Whoever changed them since knows something that it does not.
+            if *now.active.text != *node.before_step(turn.step) {
+                return Err(UpdateError::Changed { node: node.name.clone() }.into());
+            }
+            now.guard(client, &step.after, Mode::NoReboot)?;
+            let options = ApplyOptions { mode: Mode::NoReboot, dry_run: false, try_timeout: None };
+            let applied = config_update::apply(client, &now, &step.after, options).await?;
+            for warning in &applied.warnings {
+                output::note(&format!("{}: warning: {warning}", node.name));
+            }
+            output::note(&format!("{}: {} applied and verified", node.name, step.kind.name()));
+        }
+        for kind in StepKind::ALL.into_iter().filter(|kind| !kind.is_applied_at_once()) {
+            let has = |node: &&plan::NodePlan| node.steps.iter().any(|step| step.kind == kind);
+            let names: Vec<&str> = plan.nodes.iter().filter(has).map(|node| node.name.as_str()).collect();
+            if !names.is_empty() {
+                output::note(&format!(
+                    "left: {} on {}: {}",
+                    kind.name(),
+                    names.join(", "),
+                    print::not_applied(kind)
+                ));
+            }
+        }
+        for note in &plan.notes {
+            output::note(&format!("note: {note}"));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn make(cluster: &Cluster, observed: &[Observation], options: Options) -> anyhow::Result<plan::Plan> {
+    let mut plan = plan::plan(cluster, observed, options)?;
+    if plan.refusals.is_empty() {
+        plan.refusals = plan::contradictions(&plan)?;
+    }
+    Ok(plan)
+}
+
+fn tell_refusals(plan: &plan::Plan) -> bool {
+    for refusal in &plan.refusals {
+        let error = exit::Refusal { reason: refusal.to_string(), advice: Some(refusal.advice.clone()) };
+        exit::explain(&anyhow::Error::new(error).context("refused"));
+    }
+    !plan.refusals.is_empty()
+}
+
+fn read_configs(
+    cluster: &Cluster,
+    directory: &Path,
+    version: Option<&TalosVersion>,
+) -> anyhow::Result<Vec<Observation>> {
+    let mut observed = Vec::new();
+    for node in cluster.machines() {
+        let path = directory.join(format!("{}.yaml", node.name));
+        match files::read_bounded(&path, MAX_BYTES as u64) {
+            Ok(text) => {
+                observed.push(Observation::of_config(&node.name, Zeroizing::new(text), version.cloned()));
+            }
+            // A refusal tells about it, together with whatever else is wrong.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context(format!("failed to read {}", path.display())));
+            }
+        }
+    }
+    if observed.is_empty() {
+        // Most likely another directory was meant.
+        fs::read_dir(directory)
+            .with_context(|| format!("failed to read the directory {}", directory.display()))?;
+    }
+    Ok(observed)
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = directory.join(name);
+    write_private(&path, text.as_bytes()).with_context(|| format!("failed to write {}", path.display()))
+}
