@@ -12,6 +12,7 @@ mod etcd;
 mod get;
 mod node;
 mod pki;
+mod plan;
 mod read;
 mod server;
 mod transport;
