@@ -263,25 +263,66 @@ pub enum PlanError {
 pub fn plan(cluster: &Cluster, observed: &[Observation], options: Options) -> Result<Plan, PlanError> {
     let mut plan = Plan { nodes: Vec::new(), order: Vec::new(), refusals: Vec::new(), notes: Vec::new() };
     plan.refusals.extend(refuse::cluster(cluster));
-    for node in cluster.machines() {
-        let Some(observation) = observed.iter().find(|observation| observation.node == node.name) else {
-            plan.refusals.push(refuse::missing(node));
-            continue;
-        };
-        let line = observation.line();
-        let config = MachineConfig::parse(observation.config.as_bytes(), line.dialect())
-            .map_err(|source| PlanError::Config { node: node.name.clone(), source })?;
-        let facts = Facts::of(&config);
-        let case = Case { cluster, node, observation, facts: &facts, line };
-        plan.refusals.extend(refuse::node(&case, options));
-        plan.notes.extend(mesh::notes(&case));
-        plan.nodes.push(case.plan()?);
+    for judged in judge_all(cluster, observed, options) {
+        let judged = judged?;
+        plan.refusals.extend(judged.refusals);
+        plan.notes.extend(judged.notes);
+        plan.nodes.extend(judged.plan);
     }
     plan.refusals.sort_by(|one, other| one.reason.cmp(&other.reason));
     plan.refusals.dedup_by(|one, other| one.reason == other.reason && one.node == other.node);
     plan.notes.extend(mesh::cluster_notes(cluster));
     plan.order = order(cluster, &plan.nodes);
     Ok(plan)
+}
+
+/// What came of one node.
+struct Judged {
+    refusals: Vec<Refusal>,
+    notes: Vec<String>,
+    plan: Option<NodePlan>,
+}
+
+/// Nodes do not depend on each other: each processor gets its part. The results come in the order of the file.
+fn judge_all(
+    cluster: &Cluster,
+    observed: &[Observation],
+    options: Options,
+) -> Vec<Result<Judged, PlanError>> {
+    let machines: Vec<&Node> = cluster.machines().collect();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = machines.len().div_ceil(processors).max(1);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = machines
+            .chunks(part)
+            .map(|nodes| {
+                scope.spawn(move || {
+                    let judged = nodes.iter().map(|node| judge(cluster, node, observed, options));
+                    judged.collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let ended = running.into_iter().map(|thread| thread.join());
+        ended.flat_map(|judged| judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
+fn judge(
+    cluster: &Cluster,
+    node: &Node,
+    observed: &[Observation],
+    options: Options,
+) -> Result<Judged, PlanError> {
+    let Some(observation) = observed.iter().find(|observation| observation.node == node.name) else {
+        return Ok(Judged { refusals: vec![refuse::missing(node)], notes: Vec::new(), plan: None });
+    };
+    let line = observation.line();
+    let config = MachineConfig::parse(observation.config.as_bytes(), line.dialect())
+        .map_err(|source| PlanError::Config { node: node.name.clone(), source })?;
+    let facts = Facts::of(&config);
+    let case = Case { cluster, node, observation, facts: &facts, line };
+    let plan = Some(case.plan()?);
+    Ok(Judged { refusals: refuse::node(&case, options), notes: mesh::notes(&case), plan })
 }
 
 /// Everything that is known about one node.

@@ -73,7 +73,7 @@ impl FileArgs {
         let text = files::read_bounded(&self.file, cluster::MAX_BYTES).with_context(read)?;
         let parsed = Cluster::parse(&text);
         parsed.map_err(|errors| {
-            let errors = errors.0.iter().map(|error| format!("{}:{error}", self.file.display()));
+            let errors = errors.0.iter().map(|error| format!("{}: {error}", self.file.display()));
             UsageError(errors.collect::<Vec<_>>().join("\n")).into()
         })
     }

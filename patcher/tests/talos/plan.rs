@@ -122,7 +122,7 @@ async fn bad_files_and_dangers_have_their_own_exit_codes_and_write_nothing() {
     let misspelt = offline(home.path(), &args).await;
     assert_eq!(misspelt.code, Some(2), "{misspelt:?}");
     assert!(
-        misspelt.stderr.contains("ichor.yaml:line 1: mesh.rnage: unknown key; did you mean `range`?"),
+        misspelt.stderr.contains("ichor.yaml: line 1: mesh.rnage: unknown key; did you mean `range`?"),
         "{}",
         misspelt.stderr
     );
