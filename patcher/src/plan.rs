@@ -251,7 +251,7 @@ pub enum PlanError {
         /// The step.
         step: &'static str,
         /// Why.
-        source: PatchError,
+        source: Box<PatchError>,
     },
 }
 
@@ -269,7 +269,7 @@ pub fn plan(cluster: &Cluster, observed: &[Observation], options: Options) -> Re
         plan.notes.extend(judged.notes);
         plan.nodes.extend(judged.plan);
     }
-    plan.refusals.sort_by(|one, other| one.reason.cmp(&other.reason));
+    plan.refusals.sort_by_key(|refusal| refusal.reason);
     plan.refusals.dedup_by(|one, other| one.reason == other.reason && one.node == other.node);
     plan.notes.extend(mesh::cluster_notes(cluster));
     plan.order = order(cluster, &plan.nodes);
@@ -354,7 +354,7 @@ impl Case<'_> {
                 continue;
             }
             let failed = |source| PlanError::Edit { node: self.node.name.clone(), step: kind.name(), source };
-            let ensured = apply_edits(plan.after(), &edits, self.line).map_err(failed)?;
+            let ensured = apply_edits(plan.after(), &edits, self.line).map_err(Box::new).map_err(failed)?;
             if ensured.text != plan.after() {
                 let after = Zeroizing::new(ensured.text.clone());
                 plan.steps.push(Step { kind, after, edits, ensured });
@@ -379,7 +379,7 @@ pub fn contradictions(plan: &Plan) -> Result<Vec<Refusal>, PlanError> {
         let listed = conflict::contradictions(node.after(), node.line).map_err(|source| PlanError::Edit {
             node: node.name.clone(),
             step: "check",
-            source,
+            source: Box::new(source),
         })?;
         found.extend(listed.into_iter().map(|it| refuse::contradiction(&node.name, &it)));
     }

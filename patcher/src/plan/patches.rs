@@ -29,7 +29,7 @@ pub enum PatchesError {
         /// The node.
         node: String,
         /// Why.
-        source: PatchError,
+        source: Box<PatchError>,
     },
     /// The patches give something else.
     #[error("the changes of {node} cannot be said as patches: use the whole config of -o in place of them")]
@@ -85,8 +85,8 @@ fn check(
 ) -> Result<(), PatchesError> {
     let apply = |config: &str, patches: &[Zeroizing<String>]| {
         let args: Vec<PatchArg> = patches.iter().map(|text| PatchArg::Inline(text.to_string())).collect();
-        let loaded = patch::load(&args, plan.line)?;
-        patch::apply(config, &loaded, plan.line).map(Zeroizing::new)
+        let loaded = patch::load(&args, plan.line).map_err(Box::new)?;
+        patch::apply(config, &loaded, plan.line).map(Zeroizing::new).map_err(Box::new)
     };
     let failed = |source| PatchesError::Apply { node: plan.name.clone(), source };
     let patched = apply(&plan.before, patches).map_err(failed)?;
