@@ -30,7 +30,7 @@ impl Case {
 
 fn fixture(line: TalosLine, role: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/plan/v{line}-{role}.yaml"));
-    std::fs::read_to_string(path).unwrap()
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Every contract, role, CNI and way to get an address.
@@ -73,8 +73,8 @@ fn adapted(line: TalosLine, role: &str, cni: &str, network: &str) -> String {
         _ => {}
     }
     let args: Vec<PatchArg> = patches.into_iter().map(PatchArg::Inline).collect();
-    let loaded = patch::load(&args, line).unwrap();
-    let config = patch::apply(&fixture(line, role), &loaded, line).unwrap();
+    let loaded = patch::load(&args, line).unwrap_or_else(|error| panic!("{error}"));
+    let config = patch::apply(&fixture(line, role), &loaded, line).unwrap_or_else(|error| panic!("{error}"));
     config.replacen("machine:", "# the machine\nmachine: # here", 1)
 }
 
@@ -85,7 +85,7 @@ fn cluster(role: &str, mesh: &str) -> Cluster {
          10.213.0.1, api: 192.168.1.11, link: eth0, publicKey: {KEY_A}}}\n  - {{name: laptop, role: admin, site: \
          cloud, address: 10.213.0.2, endpoint: \"203.0.113.7:51840\", publicKey: {KEY_B}}}\n"
     );
-    Cluster::parse(&text).unwrap()
+    Cluster::parse(&text).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Every option that puts something into the config.
@@ -99,7 +99,7 @@ const MESHES: &[&str] = &[
 fn plan_of(cluster: &Cluster, line: TalosLine, config: &str) -> Plan {
     let version = format!("v{line}.1").parse().ok();
     let observed = Observation::of_config("node", config.to_owned().into(), version);
-    plan::plan(cluster, &[observed], Options::default()).unwrap()
+    plan::plan(cluster, &[observed], Options::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn gateway(mesh: &str, role: &str) -> Option<Cluster> {
