@@ -2,9 +2,10 @@
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 20
+PACKAGES ?= ichord ichorctl
 FUZZ_TARGETS := datagram session offload uapi config patch
 
-.PHONY: help build test fmt lint doc deny fuzz bench
+.PHONY: help build test fmt lint doc deny fuzz static extension bench
 
 help: ## List the recipes
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +35,13 @@ fuzz: ## Fuzz every parser for FUZZ_SECONDS each
 		mkdir -p corpus/$$target && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target \
 			corpus/$$target seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
 	done
+
+static: ## Build the shipped static binaries into dist/
+	ICHOR_PACKAGES="$(PACKAGES)" .ci/static
+
+extension: ## Build the extension image from the binaries of `make static`
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(CARGO) run --locked --release -p ichorctl -- image build \
+		--amd64 dist/x86_64/ichord --arm64 dist/aarch64/ichord -o dist/ichor-extension.oci.tar
 
 bench: ## Compare ichord with every userspace WireGuard that is here, then the core's own benchmarks (root)
 	$(CARGO) build --release --locked -p ichord -p ichor-tests --bins

@@ -40,7 +40,7 @@ pub struct Connection {
     #[arg(short, long, global = true, value_name = "NAME")]
     pub cluster: Option<String>,
 
-    /// Connect through ssh: ssh://[user@]host[:port], several hops with commas
+    /// Connect through ssh: ssh://user@host:port, user and port may be left out, several hops with commas
     #[arg(long, global = true, value_name = "SSH")]
     pub via: Option<Jump>,
 }

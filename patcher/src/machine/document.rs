@@ -96,7 +96,7 @@ impl MachineConfig {
     /// Splits a text into documents.
     ///
     /// # Errors
-    /// When it is not YAML, or exceeds a bound of [`super::parse`].
+    /// When it is not YAML, or exceeds a bound of [`super::parse()`].
     pub fn parse(text: &[u8], dialect: Dialect) -> Result<Self, ParseError> {
         match Self::parse_partial(text, dialect) {
             (config, None) => Ok(config),

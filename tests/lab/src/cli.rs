@@ -105,7 +105,7 @@ struct Name {
 
 #[derive(Debug, Args)]
 struct What {
-    /// A site as NAME:NODES[:NAT], where NAT is none, port-preserving, random or static; can be repeated.
+    /// A site as NAME:NODES or NAME:NODES:NAT, where NAT is none, port-preserving, random or static; can be repeated.
     /// Without any: home:3:port-preserving and cloud:2
     #[arg(long = "site", value_name = "SITE", conflicts_with = "file")]
     sites: Vec<Site>,
