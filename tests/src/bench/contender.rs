@@ -27,13 +27,13 @@ pub struct Contender {
 
 /// Name in the table, names of the program, environment variable that points at it, manner.
 const KNOWN: [(&str, &str, &str, Manner); 6] = [
-    ("ichord tunnel", "ichord", "ICHORD", Manner::Tunnel(&["tunnel", "-f"])),
-    ("ichord run", "ichord", "ICHORD", Manner::Run),
+    ("ichord tunnel", "ichord", "ICHOR_ICHORD", Manner::Tunnel(&["tunnel", "-f"])),
+    ("ichord run", "ichord", "ICHOR_ICHORD", Manner::Run),
     // `go install golang.zx2c4.com/wireguard@latest` gives it this name.
-    ("wireguard-go newest", "wireguard", "WIREGUARD_GO_NEWEST", Manner::Tunnel(&["-f"])),
-    ("wireguard-go packaged", "wireguard-go", "WIREGUARD_GO", Manner::Tunnel(&["-f"])),
-    ("boringtun-cli", "boringtun-cli", "BORINGTUN_CLI", Manner::Tunnel(&["-f", "--disable-drop-privileges"])),
-    ("gotatun", "gotatun", "GOTATUN", Manner::Tunnel(&["-f", "--disable-drop-privileges"])),
+    ("wireguard-go newest", "wireguard", "ICHOR_WIREGUARD_GO_NEWEST", Manner::Tunnel(&["-f"])),
+    ("wireguard-go packaged", "wireguard-go", "ICHOR_WIREGUARD_GO", Manner::Tunnel(&["-f"])),
+    ("boringtun-cli", "boringtun-cli", "ICHOR_BORINGTUN", Manner::Tunnel(&["-f", "--disable-drop-privileges"])),
+    ("gotatun", "gotatun", "ICHOR_GOTATUN", Manner::Tunnel(&["-f", "--disable-drop-privileges"])),
 ];
 
 /// All that are here, the bare veth first, and the names of those that are not.
