@@ -1,5 +1,4 @@
 //! What `ichorctl plan` makes of generated configs, judged by the official library of each line.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 

@@ -338,6 +338,16 @@ odd:   {a:   1}
     }
 
     #[test]
+    fn what_is_added_at_the_end_of_a_document_does_not_run_into_the_next_one() {
+        let config = "machine:\n  kernel:\n   ? modules:\n      - name: a\n---\nkind: FutureConfig\n";
+        let wish = Wish::Is(Place::at("machine.kubelet.nodeIP.validSubnets"), Setting::texts(["10.0.0.0/8"]));
+        let edits = [edit(wish)];
+        let once = ensure(config, &edits).text;
+        assert!(once.ends_with("10.0.0.0/8\n---\nkind: FutureConfig\n"), "{once}");
+        assert_eq!(ensure(&once, &edits).text, once);
+    }
+
+    #[test]
     fn only_the_lines_of_the_wish_change_and_a_second_run_changes_nothing() {
         let edits = [
             edit(Wish::Is(Place::at("machine.kubelet.nodeIP.validSubnets"), Setting::texts(["10.0.0.0/8"]))),

@@ -34,9 +34,18 @@ pub(super) fn splice_checked(
     let attempt = |coarse| {
         let mut splicer = Splicer { text, tree: &tree, layout: layout_of(&tree), edits: Vec::new(), coarse };
         splicer.change(tree.root(), before, after, Place::Root)?;
-        splicer.finish().filter(|spliced| only(spliced).is_some_and(|tree| is_right(&tree)))
+        let spliced = splicer.finish().map(|spliced| end_like(text, spliced));
+        spliced.filter(|spliced| only(spliced).is_some_and(|tree| is_right(&tree)))
     };
     attempt(false).or_else(|| attempt(true))
+}
+
+/// Ends the last line where the old text ended it: another document may follow.
+fn end_like(old: &str, mut new: String) -> String {
+    if old.ends_with('\n') && !new.ends_with('\n') {
+        new.push_str(if old.ends_with("\r\n") { "\r\n" } else { "\n" });
+    }
+    new
 }
 
 /// How a document is written, told from its first nested collections.

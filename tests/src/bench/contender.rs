@@ -32,7 +32,12 @@ const KNOWN: [(&str, &str, &str, Manner); 6] = [
     // `go install golang.zx2c4.com/wireguard@latest` gives it this name.
     ("wireguard-go newest", "wireguard", "ICHOR_WIREGUARD_GO_NEWEST", Manner::Tunnel(&["-f"])),
     ("wireguard-go packaged", "wireguard-go", "ICHOR_WIREGUARD_GO", Manner::Tunnel(&["-f"])),
-    ("boringtun-cli", "boringtun-cli", "ICHOR_BORINGTUN", Manner::Tunnel(&["-f", "--disable-drop-privileges"])),
+    (
+        "boringtun-cli",
+        "boringtun-cli",
+        "ICHOR_BORINGTUN",
+        Manner::Tunnel(&["-f", "--disable-drop-privileges"]),
+    ),
     ("gotatun", "gotatun", "ICHOR_GOTATUN", Manner::Tunnel(&["-f", "--disable-drop-privileges"])),
 ];
 
