@@ -85,14 +85,14 @@ impl Arena {
         keys: &[(PathBuf, String); 2],
     ) -> Result<()> {
         for end in 0..2 {
-            let device = format!("pb{}{end}", std::process::id() % 100_000);
+            let device = device(end);
             let mut command = self.command(end, text(&contender.program)?);
             command.args(arguments).arg(&device);
             // boringtun-cli and gotatun refuse to start without being told that root is meant.
             command.env("WG_SUDO", "1");
             self.spawn(command, end)?;
-            let socket = PathBuf::from(format!("/var/run/wireguard/{device}.sock"));
-            until("its control socket", || socket.exists())?;
+            let answers = || output(Command::new("wg").args(["show", &device])).is_ok();
+            until("its control socket", answers).with_context(|| contender.name)?;
             let (other, address) = (1 - end, ["10.98.0.1/24", "10.98.0.2/24"][end]);
             let allowed = ["10.98.0.1/32", "10.98.0.2/32"][other];
             let endpoint = ["10.99.0.1:51820", "10.99.0.2:51820"][other];
@@ -173,8 +173,17 @@ impl Drop for Arena {
         for name in &self.names {
             let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
         }
+        for end in 0..2 {
+            // One that is killed leaves its socket, and the next would be taken for ready.
+            let _ = fs::remove_file(format!("/var/run/wireguard/{}.sock", device(end)));
+        }
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// The interface of an end.
+fn device(end: usize) -> String {
+    format!("pb{}{end}", std::process::id() % 100_000)
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
