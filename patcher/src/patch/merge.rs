@@ -333,7 +333,8 @@ impl Merger<'_> {
         // An item without any of several keys is not searched.
         let has_key = |key: &&str| member(fields, right, key).is_some_and(|value| !value.is_zero());
         let searched = rule.keys.len() == 1 || rule.keys.iter().any(has_key);
-        searched && left.iter().take_while(|left| null(left) || !same_item(rule, fields, left, right)).any(null)
+        searched
+            && left.iter().take_while(|left| null(left) || !same_item(rule, fields, left, right)).any(null)
     }
 }
 
