@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use ichor_tests::netns::skip;
-use ichor_tests::shell::{output, pipe, until};
+use ichor_tests::shell::{ip, output, pipe, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -413,8 +413,4 @@ fn bind(source: &Path, target: &str, options: &[&str]) -> String {
 
 fn word(value: &Value) -> Result<&str> {
     value.as_str().with_context(|| format!("{value} is no text"))
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    output(Command::new("ip").args(arguments)).map(drop)
 }

@@ -49,3 +49,11 @@ pub fn pipe(command: &mut Command, input: &[u8]) -> Result<String> {
     ensure!(output.status.success(), "{command:?} failed");
     Ok(String::from_utf8(output.stdout)?)
 }
+
+/// Runs `ip` with these arguments.
+///
+/// # Errors
+/// When it cannot be started or fails; with what it said.
+pub fn ip(arguments: &[&str]) -> Result<()> {
+    output(Command::new("ip").args(arguments)).map(drop)
+}

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::contender::{Contender, Manner};
 use super::processes;
-use crate::shell::{output, pipe, until};
+use crate::shell::{ip, output, pipe, until};
 
 /// MTU of the tunnels.
 const MTU: &str = "1420";
@@ -184,10 +184,6 @@ impl Drop for Arena {
 /// The interface of an end.
 fn device(end: usize) -> String {
     format!("pb{}{end}", std::process::id() % 100_000)
-}
-
-fn ip(arguments: &[&str]) -> Result<()> {
-    output(Command::new("ip").args(arguments)).map(drop)
 }
 
 fn text(path: &Path) -> Result<&str> {
