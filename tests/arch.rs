@@ -128,12 +128,12 @@ fn the_core_forbids_unsafe_code() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_file() {
-    let allowed = Path::new("extension/src/io/tun.rs");
+fn unsafe_code_is_in_two_files() {
+    let allowed = [Path::new("extension/src/io/slice.rs"), Path::new("extension/src/io/tun.rs")];
     for (path, text) in sources() {
         let uses = code(&text)
             .any(|line| line.contains(concat!("unsafe", " {")) || line.contains(concat!("unsafe", " fn")));
-        assert!(!uses || path == allowed, "{} has unsafe code", path.display());
+        assert!(!uses || allowed.contains(&path.as_path()), "{} has unsafe code", path.display());
     }
 }
 

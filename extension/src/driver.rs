@@ -27,6 +27,7 @@ use self::inbox::{BUFFER_LEN, Inbox, RECEIVE_BUFFERS};
 use crate::clock;
 use crate::io::offload::segment::Segments;
 use crate::io::offload::{VNET_HDR_LEN, VnetHeader};
+use crate::io::slice;
 use crate::io::tun::Tun;
 use crate::io::udp::{SendQueue, UdpEndpoint, bind_both};
 use crate::noise::BoringNoise;
@@ -182,6 +183,9 @@ impl Driver {
         let (ended, end) = oneshot::channel();
         let handle = DriverHandle { commands: sender, wake: Arc::clone(&self.wake) };
         std::thread::Builder::new().name("data-plane".into()).spawn(move || {
+            if let Err(error) = slice::shorten() {
+                tracing::debug!(%error, "the data plane computes in slices of usual length");
+            }
             // Nobody may be waiting for the end.
             let _ = ended.send(self.run(&commands));
         })?;

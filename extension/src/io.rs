@@ -3,6 +3,7 @@
 pub(crate) mod checksum;
 pub(crate) mod netlink;
 pub(crate) mod offload;
+pub(crate) mod slice;
 pub mod tun;
 pub(crate) mod udp;
 pub(crate) mod watch;

@@ -1,4 +1,4 @@
-//! The TUN device. The only file with `unsafe` in it: one ioctl that no crate wraps.
+//! The TUN device. `unsafe` for one ioctl that no crate wraps.
 
 use std::ffi::c_int;
 use std::io::{self, IoSlice};
