@@ -336,6 +336,25 @@ fn a_restarted_daemon_finds_its_peers_again() {
 }
 
 #[test]
+fn a_killed_worker_leaves_its_endpoints_to_the_next_even_without_a_disk() {
+    let mut topology = Topology::demo();
+    topology.sites[0].nodes.truncate(1);
+    topology.sites[1].nodes.truncate(1);
+    in_lab(AGENT, lab_of(topology), async |lab| {
+        let (home, cloud) = (lab.node("home-1"), lab.node("cloud-1"));
+        assert_reaches(&home, &cloud).await?;
+        until_succeeds(&cloud, "test -s /var/lib/ichor/endpoints").await?;
+        // Nobody tells the next worker where home is.
+        home.stop().await?;
+        let endpoints = "wg show ichor0 endpoints";
+        let was = cloud.run(["sh", "-c", endpoints]).await?.stdout;
+        cloud.run(["rm", "/var/lib/ichor/endpoints"]).await?;
+        cloud.kill_worker().await?;
+        until_succeeds(&cloud, &format!("test \"$({endpoints})\" = '{}'", was.trim_end())).await
+    });
+}
+
+#[test]
 fn a_member_roams_and_traffic_follows() {
     for family in FAMILIES {
         in_lab(AGENT, lab_of(two(true)).underlay(family), async |lab| {

@@ -96,6 +96,8 @@ struct Worker {
     kernel_notes: Option<mpsc::Receiver<()>>,
     applied: Applied,
     endpoints: Endpoints,
+    /// They changed since they were left with the parent, and since they were saved.
+    endpoints_moved: bool,
     endpoints_dirty: bool,
     resolved: Resolved,
     wanted_names: watch::Sender<BTreeSet<Name>>,
@@ -149,6 +151,7 @@ impl Worker {
             kernel_notes: None,
             applied: Applied::default(),
             endpoints: Endpoints::default(),
+            endpoints_moved: false,
             endpoints_dirty: false,
             resolved: Resolved::default(),
             wanted_names: watch::Sender::new(BTreeSet::new()),
@@ -221,8 +224,10 @@ impl Worker {
                     while let Ok(event) = events.try_recv() {
                         self.note_event(event);
                     }
-                    if self.endpoints_dirty && save_at.is_none() {
-                        save_at = Some(Instant::now() + SAVE_INTERVAL);
+                    if std::mem::take(&mut self.endpoints_moved) {
+                        self.leave_endpoints();
+                        self.endpoints_dirty = true;
+                        save_at = save_at.or_else(|| Some(Instant::now() + SAVE_INTERVAL));
                     }
                     publish_soon = true;
                 }
@@ -295,9 +300,16 @@ impl Worker {
         match event {
             Event::PathChanged { peer, pair } => {
                 tracing::debug!(?peer, endpoint = %pair.remote, "path changed");
-                self.endpoints_dirty |= self.endpoints.note(peer, pair.remote);
+                self.endpoints_moved |= self.endpoints.note(peer, pair.remote);
             }
             Event::HandshakeCompleted { peer } => tracing::debug!(?peer, "handshake completed"),
+        }
+    }
+
+    fn leave_endpoints(&self) {
+        let Some(keeper) = &self.keeper else { return };
+        if let Err(error) = self.endpoints.leave(keeper) {
+            tracing::warn!(%error, "the endpoints will not outlive this process in memory");
         }
     }
 

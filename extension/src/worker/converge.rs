@@ -220,6 +220,7 @@ impl Worker {
             wanted.keys().filter(|key| !self.applied.peers.contains_key(*key)).copied().collect();
         if !self.applied.restored {
             self.endpoints = Endpoints::load(&Store::new(config.state_directory.clone()));
+            self.endpoints_dirty |= self.endpoints.adopt(&mut self.kept);
             self.applied.restored = true;
         }
         let restored: Vec<_> =

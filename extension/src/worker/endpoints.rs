@@ -1,13 +1,25 @@
-//! Where peers were heard last, on disk: after a restart they are found there before anything else works.
+//! Where peers were heard last: after a restart they are found there before anything else works.
+//!
+//! The parent keeps it in memory for the next worker, up to date at any moment and whatever the disk is like; the
+//! file is for the next start of the whole service.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use ichor_mesh::key::PublicKey;
+use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::keeper::Keeper;
 use crate::store::{Loaded, Store};
 
 const FILE: &str = "endpoints";
+/// What the parent calls them.
+const KEPT: &str = "endpoints";
+/// Longest text that is read back from the parent: far more than any number of peers that one node has.
+const MAX_KEPT_LEN: u64 = 16 << 20;
 
 /// The last endpoint of each peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,9 +43,44 @@ impl Endpoints {
     }
 
     /// Saves them.
-    pub(super) fn save(&self, store: &Store) -> std::io::Result<()> {
-        let lines: String = self.0.iter().map(|(key, endpoint)| format!("{key} {endpoint}\n")).collect();
-        store.save(FILE, lines.as_bytes())
+    pub(super) fn save(&self, store: &Store) -> io::Result<()> {
+        store.save(FILE, self.to_text().as_bytes())
+    }
+
+    /// Leaves them with the parent.
+    pub(super) fn leave(&self, keeper: &Keeper) -> io::Result<()> {
+        keeper.keep(KEPT, self.to_memory()?.as_fd())
+    }
+
+    /// Adds what the worker before left with the parent, which is newer than any file; whether that is news.
+    pub(super) fn adopt(&mut self, kept: &mut BTreeMap<String, OwnedFd>) -> bool {
+        let Some(memory) = kept.remove(KEPT) else { return false };
+        match Self::from_memory(memory) {
+            Ok(left) => left.0.into_iter().fold(false, |news, (peer, at)| self.note(peer, at) || news),
+            Err(error) => {
+                tracing::warn!(%error, "the endpoints that were left with the parent cannot be read");
+                false
+            }
+        }
+    }
+
+    fn to_memory(&self) -> io::Result<File> {
+        let mut memory = File::from(memfd_create("ichor-endpoints", MemfdFlags::CLOEXEC)?);
+        memory.write_all(self.to_text().as_bytes())?;
+        Ok(memory)
+    }
+
+    fn from_memory(memory: OwnedFd) -> io::Result<Self> {
+        let mut memory = File::from(memory);
+        // Every copy of a descriptor shares one position.
+        memory.rewind()?;
+        let mut bytes = Vec::new();
+        memory.take(MAX_KEPT_LEN).read_to_end(&mut bytes)?;
+        Ok(Self::parse(&bytes))
+    }
+
+    fn to_text(&self) -> String {
+        self.0.iter().map(|(key, endpoint)| format!("{key} {endpoint}\n")).collect()
     }
 
     fn parse(bytes: &[u8]) -> Self {
@@ -75,6 +122,20 @@ mod tests {
         assert!(!endpoints.note(PublicKey::new([2; 32]), "[2001:db8::1]:2".parse().unwrap()));
         endpoints.save(&store).unwrap();
         assert_eq!(Endpoints::load(&store), endpoints);
+    }
+
+    #[test]
+    fn what_was_left_with_the_parent_is_newer_than_the_file() {
+        let [one, two] = [1, 2].map(|byte| PublicKey::new([byte; 32]));
+        let [old, new] = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap());
+        let mut left = Endpoints::default();
+        left.note(one, new);
+        let memory = OwnedFd::from(left.to_memory().unwrap());
+        let mut endpoints = Endpoints::default();
+        endpoints.note(one, old);
+        endpoints.note(two, old);
+        assert!(endpoints.adopt(&mut BTreeMap::from([(KEPT.to_owned(), memory)])));
+        assert_eq!((endpoints.get(&one), endpoints.get(&two)), (Some(new), Some(old)));
     }
 
     #[test]
