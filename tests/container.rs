@@ -1,4 +1,4 @@
-//! The extension as Talos runs it: containerd and runc start the static binary by its service spec in the network
+//! The extension as Talos runs it: containerd and runc start what the image unpacks to, by its service spec, in the network
 //! namespace of a host, with a read-only root, no new privileges, the default seccomp profile, a private /dev and a
 //! read-only /proc/sys (Talos: internal/app/machined/pkg/system/services/extension.go, as told in the docs of Talos).
 //!
@@ -7,12 +7,15 @@
 use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use ichor_tests::extension::unpacked::{Unpacked, shipped};
 use ichor_tests::netns::skip;
 use ichor_tests::shell::{ip, output, pipe, until};
+use ichorctl::extension::Machine;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -25,8 +28,8 @@ const WITHHELD: [&str; 2] = ["CAP_SYS_BOOT", "CAP_SYS_MODULE"];
 
 #[test]
 fn the_mesh_carries_traffic_between_containers_and_survives_the_death_of_each_process() -> Result<()> {
-    let Some(program) = ready() else { return Ok(()) };
-    let [a, b] = Host::pair(&program)?;
+    let Some(extension) = ready()? else { return Ok(()) };
+    let [a, b] = Host::pair(&extension)?;
     let keys = [a.key()?, b.key()?];
     a.configure(&config(1, 2, &keys[1]))?;
     b.configure(&config(2, 1, &keys[0]))?;
@@ -56,8 +59,8 @@ fn the_mesh_carries_traffic_between_containers_and_survives_the_death_of_each_pr
 
 #[test]
 fn whatever_is_missing_is_said_in_the_status_file_and_the_container_keeps_running() -> Result<()> {
-    let Some(program) = ready() else { return Ok(()) };
-    let [host, peer] = Host::pair(&program)?;
+    let Some(extension) = ready()? else { return Ok(()) };
+    let [host, peer] = Host::pair(&extension)?;
     let (_, good) = (host.key()?, config(1, 2, &peer.key()?));
     let cases = [
         ("no configuration", None, Fault::None, "config"),
@@ -91,24 +94,23 @@ enum Fault {
     StateReadOnly,
 }
 
-/// The static program; `None`, which is said, where something that is needed is not here.
-fn ready() -> Option<PathBuf> {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../dist/{}/ichord", env::consts::ARCH));
+/// The extension made of the static programs; `None`, which is said, where something that is needed is not here.
+fn ready() -> Result<Option<Arc<Unpacked>>> {
     let missing = if !rustix::process::geteuid().is_root() {
         "needs root".to_owned()
-    } else if !program.is_file() {
-        format!("no static program at {}: run `make static`", program.display())
+    } else if let Some(path) = Machine::ALL.map(shipped).iter().find(|path| !path.is_file()) {
+        format!("no static program at {}: run `make static`", path.display())
     } else {
         let tools = [("containerd", "--version"), ("runc", "--version"), ("wg", "--version"), ("ping", "-V")];
         let absent = tools.iter().find(|(tool, flag)| output(Command::new(tool).arg(flag)).is_err());
         match absent {
             Some((tool, _)) => format!("{tool} is not installed"),
-            None => return Some(program),
+            None => return Ok(Some(Arc::new(Unpacked::of_shipped()?))),
         }
     };
     assert!(env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, but: {missing}");
     skip(&missing);
-    None
+    Ok(None)
 }
 
 fn config(own: u8, peer: u8, peer_key: &str) -> String {
@@ -131,13 +133,13 @@ struct Host {
     namespace: String,
     folder: tempfile::TempDir,
     containerd: Child,
-    program: PathBuf,
+    extension: Arc<Unpacked>,
 }
 
 impl Host {
     /// Two hosts that are joined by a link.
-    fn pair(program: &Path) -> Result<[Self; 2]> {
-        let pair = [Self::new("a", program)?, Self::new("b", program)?];
+    fn pair(extension: &Arc<Unpacked>) -> Result<[Self; 2]> {
+        let pair = [Self::new("a", extension)?, Self::new("b", extension)?];
         let names = pair.each_ref().map(|host| host.namespace.clone());
         ip(&[
             "link", "add", "eth0", "netns", &names[0], "type", "veth", "peer", "name", "eth0", "netns",
@@ -151,7 +153,7 @@ impl Host {
         Ok(pair)
     }
 
-    fn new(name: &str, program: &Path) -> Result<Self> {
+    fn new(name: &str, extension: &Arc<Unpacked>) -> Result<Self> {
         let thread = format!("{:?}", std::thread::current().id());
         let thread: String = thread.chars().filter(char::is_ascii_digit).collect();
         let namespace = format!("ct{}t{thread}{name}", std::process::id());
@@ -174,7 +176,8 @@ impl Host {
         let mut containerd = Command::new("nsenter");
         containerd.arg(format!("--net=/run/netns/{namespace}")).arg("containerd").arg("-c");
         containerd.arg(at.join("containerd.toml")).stdout(log.try_clone()?).stderr(log);
-        let host = Self { namespace, containerd: containerd.spawn()?, folder, program: program.to_owned() };
+        let host =
+            Self { namespace, containerd: containerd.spawn()?, folder, extension: Arc::clone(extension) };
         until("containerd", || output(host.ctr().arg("version")).is_ok())?;
         Ok(host)
     }
@@ -233,13 +236,8 @@ impl Host {
         if root.exists() {
             fs::remove_dir_all(&root)?;
         }
-        let binary = root.join("usr/local/bin/ichord");
-        fs::create_dir_all(root.join("usr/local/bin"))?;
-        fs::copy(&self.program, &binary)?;
-        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
-
-        let spec = include_str!("../extension/ichor.yaml");
-        let spec: Value = yaml_serde::from_str(spec)?;
+        output(Command::new("cp").arg("-a").arg(self.extension.root()).arg(&root))?;
+        let spec = self.extension.spec()?;
         let container = &spec["container"];
         let mut run = self.ctr();
         run.args(["run", "--detach", "--rootfs", "--read-only", "--net-host", "--seccomp"]);
@@ -407,7 +405,7 @@ fn capabilities() -> Result<Vec<String>> {
     Ok(names.filter(|name| !WITHHELD.contains(&name.as_str())).collect())
 }
 
-fn bind(source: &Path, target: &str, options: &[&str]) -> String {
+fn bind(source: &std::path::Path, target: &str, options: &[&str]) -> String {
     format!("type=bind,src={},dst={target},options={}", source.display(), options.join(":"))
 }
 

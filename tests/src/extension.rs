@@ -3,6 +3,7 @@
 pub mod faults;
 pub mod oracle;
 pub mod registry;
+pub mod unpacked;
 
 use std::path::Path;
 
