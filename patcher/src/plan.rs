@@ -263,7 +263,8 @@ pub enum PlanError {
 pub fn plan(cluster: &Cluster, observed: &[Observation], options: Options) -> Result<Plan, PlanError> {
     let mut plan = Plan { nodes: Vec::new(), order: Vec::new(), refusals: Vec::new(), notes: Vec::new() };
     plan.refusals.extend(refuse::cluster(cluster));
-    for judged in judge_all(cluster, observed, options) {
+    let machines: Vec<&Node> = cluster.machines().collect();
+    for judged in side_by_side(&machines, |node| judge(cluster, node, observed, options)) {
         let judged = judged?;
         plan.refusals.extend(judged.refusals);
         plan.notes.extend(judged.notes);
@@ -283,27 +284,17 @@ struct Judged {
     plan: Option<NodePlan>,
 }
 
-/// Nodes do not depend on each other: each processor gets its part. The results come in the order of the file.
-fn judge_all(
-    cluster: &Cluster,
-    observed: &[Observation],
-    options: Options,
-) -> Vec<Result<Judged, PlanError>> {
-    let machines: Vec<&Node> = cluster.machines().collect();
+/// Nodes do not depend on each other: each processor gets its part. The results come in the order of the items.
+fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = machines.len().div_ceil(processors).max(1);
+    let part = items.len().div_ceil(processors).max(1);
+    let work = &work;
     std::thread::scope(|scope| {
-        let running: Vec<_> = machines
-            .chunks(part)
-            .map(|nodes| {
-                scope.spawn(move || {
-                    let judged = nodes.iter().map(|node| judge(cluster, node, observed, options));
-                    judged.collect::<Vec<_>>()
-                })
-            })
-            .collect();
+        let parts = items.chunks(part);
+        let running: Vec<_> =
+            parts.map(|items| scope.spawn(move || items.iter().map(work).collect::<Vec<R>>())).collect();
         let ended = running.into_iter().map(|thread| thread.join());
-        ended.flat_map(|judged| judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        ended.flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     })
 }
 
@@ -374,9 +365,11 @@ impl Case<'_> {
 ///
 /// When a config cannot be decoded by the rules of its line.
 pub fn contradictions(plan: &Plan) -> Result<Vec<Refusal>, PlanError> {
+    let changed: Vec<&NodePlan> = plan.nodes.iter().filter(|node| !node.steps.is_empty()).collect();
+    let check = |node: &&NodePlan| conflict::contradictions(node.after(), node.line);
     let mut found = Vec::new();
-    for node in plan.nodes.iter().filter(|node| !node.steps.is_empty()) {
-        let listed = conflict::contradictions(node.after(), node.line).map_err(|source| PlanError::Edit {
+    for (node, listed) in changed.iter().zip(side_by_side(&changed, check)) {
+        let listed = listed.map_err(|source| PlanError::Edit {
             node: node.name.clone(),
             step: "check",
             source: Box::new(source),

@@ -4,21 +4,22 @@
 //! stays byte for byte: comments, order, quoting, keys and documents that we do not know. Every edit has a
 //! reason, and every changed line knows the edit that it comes from.
 
+mod draft;
+mod origins;
 mod wish;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use similar::{ChangeTag, TextDiff};
+use zeroize::Zeroizing;
 
-use super::emit::{Layout, block};
 use super::error::{Class, PatchError};
-use super::json6902::literal;
 use super::line::TalosLine;
-use super::splice::splice_checked;
 use super::tree::Tree;
 use super::value::Key;
-use crate::machine::{Document, DocumentId, MachineConfig};
+use crate::machine::DocumentId;
+use draft::Draft;
+use origins::Origins;
 
 pub use self::wish::{Edit, Place, Setting, Step, Wish};
 
@@ -67,43 +68,18 @@ pub fn apply_edits(config: &str, edits: &[Edit], line: TalosLine) -> Result<Ensu
         None => ("", config),
     };
     let mut origins = Origins::new(body);
-    let mut text = body.to_owned();
+    let mut draft = Draft::read(body, line)?;
+    let mut text = Zeroizing::new(body.to_owned());
     for (index, edit) in edits.iter().enumerate() {
-        let next = apply_edit(&text, edit, line).map_err(|error| error.in_document(&edit.document))?;
-        if next != text {
+        if draft.fulfil(edit).map_err(|error| error.in_document(&edit.document))? {
+            let next = draft.text();
             origins.update(&text, &next, index);
             text = next;
         }
     }
+    draft.prove(&text)?;
     let (added, removed) = origins.finish();
-    Ok(Ensured { text: format!("{mark}{text}"), added, removed })
-}
-
-fn apply_edit(text: &str, edit: &Edit, line: TalosLine) -> Result<String, PatchError> {
-    let config = MachineConfig::parse(text.as_bytes(), line.dialect())?;
-    let found = config.parts().iter().find(|part| part.id == edit.document);
-    let Some(part) = found else {
-        return Ok(match &edit.wish {
-            Wish::Absent(_) | Wish::DocumentAbsent => text.to_owned(),
-            wish => append(text, &wanted_of_nothing(&edit.document, wish)?),
-        });
-    };
-    if edit.wish == Wish::DocumentAbsent {
-        return Ok(format!("{}{}", &text[..part.span.start], &text[part.span.end..]));
-    }
-    let own = &text[part.span.clone()];
-    let before = literal(&part.tree, part.tree.root());
-    let mut after = before.clone();
-    fulfil(&mut after, &edit.document, &edit.wish)?;
-    if after == before {
-        return Ok(text.to_owned());
-    }
-    let is_right = |tree: &Document| literal(tree, tree.root()) == after;
-    let Some(spliced) = splice_checked(own, &before, &after, line.dialect(), is_right) else {
-        let message = "the document cannot be edited without writing it anew";
-        return Err(PatchError::new(Class::Limit, message).on_line(part.line()));
-    };
-    Ok(format!("{}{spliced}{}", &text[..part.span.start], &text[part.span.end..]))
+    Ok(Ensured { text: format!("{mark}{}", *text), added, removed })
 }
 
 /// The document that a wish makes where there is none.
@@ -123,16 +99,6 @@ fn identity(id: &DocumentId) -> Vec<(Key, Tree)> {
         entries.push(entry("name", &id.name));
     }
     entries
-}
-
-fn append(text: &str, document: &Tree) -> String {
-    let written = block(document, Layout::TALOS, 0);
-    if text.trim().is_empty() {
-        return written;
-    }
-    let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
-    let gap = if text.ends_with('\n') { "" } else { end };
-    format!("{text}{gap}---{end}{}", written.replace('\n', end))
 }
 
 fn fulfil(document: &mut Tree, id: &DocumentId, wish: &Wish) -> Result<(), PatchError> {
@@ -262,49 +228,6 @@ fn has_text(item: &Tree, key: &str, text: &str) -> bool {
     match item.get(&Key::Str(key.to_owned())) {
         Some(Tree::Str(found) | Tree::Raw(found)) => found == text,
         _ => false,
-    }
-}
-
-/// Which line comes from where.
-struct Origins {
-    /// Per line of the current text: its number in the old text, or the edit that wrote it.
-    lines: Vec<Origin>,
-    removed: BTreeMap<usize, usize>,
-}
-
-#[derive(Clone, Copy)]
-enum Origin {
-    Edit(usize),
-    Old(usize),
-}
-
-impl Origins {
-    fn new(text: &str) -> Self {
-        Self { lines: (0..text.lines().count()).map(Origin::Old).collect(), removed: BTreeMap::new() }
-    }
-
-    fn update(&mut self, before: &str, after: &str, edit: usize) {
-        let mut lines = Vec::new();
-        for change in TextDiff::from_lines(before, after).iter_all_changes() {
-            let old = change.old_index().and_then(|index| self.lines.get(index));
-            match (change.tag(), old) {
-                (ChangeTag::Equal, Some(origin)) => lines.push(*origin),
-                (ChangeTag::Delete, Some(Origin::Old(line))) => {
-                    self.removed.insert(*line, edit);
-                }
-                (ChangeTag::Delete, _) => {}
-                (ChangeTag::Equal | ChangeTag::Insert, _) => lines.push(Origin::Edit(edit)),
-            }
-        }
-        self.lines = lines;
-    }
-
-    fn finish(self) -> (BTreeMap<usize, usize>, BTreeMap<usize, usize>) {
-        let added = self.lines.iter().enumerate().filter_map(|(line, origin)| match origin {
-            Origin::Edit(edit) => Some((line, *edit)),
-            Origin::Old(_) => None,
-        });
-        (added.collect(), self.removed)
     }
 }
 

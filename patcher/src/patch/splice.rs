@@ -26,18 +26,34 @@ pub(super) fn splice_checked(
     dialect: Dialect,
     is_right: impl Fn(&Document) -> bool,
 ) -> Option<String> {
-    let only = |text: &str| match parse(text.as_bytes(), dialect) {
-        Ok(mut documents) if documents.len() == 1 => documents.pop().map(|document| document.tree),
-        _ => None,
-    };
-    let tree = only(text)?;
+    splice_tree(text, &only(text, dialect)?, before, after, dialect, is_right).map(|(text, _)| text)
+}
+
+/// As [`splice_checked`], of a document that was read before; what comes out is returned with its tree.
+pub(super) fn splice_tree(
+    text: &str,
+    tree: &Document,
+    before: &Tree,
+    after: &Tree,
+    dialect: Dialect,
+    is_right: impl Fn(&Document) -> bool,
+) -> Option<(String, Document)> {
     let attempt = |coarse| {
-        let mut splicer = Splicer { text, tree: &tree, layout: layout_of(&tree), edits: Vec::new(), coarse };
+        let mut splicer = Splicer { text, tree, layout: layout_of(tree), edits: Vec::new(), coarse };
         splicer.change(tree.root(), before, after, Place::Root)?;
-        let spliced = splicer.finish().map(|spliced| end_like(text, spliced));
-        spliced.filter(|spliced| only(spliced).is_some_and(|tree| is_right(&tree)))
+        let spliced = splicer.finish().map(|spliced| end_like(text, spliced))?;
+        let tree = only(&spliced, dialect).filter(&is_right)?;
+        Some((spliced, tree))
     };
     attempt(false).or_else(|| attempt(true))
+}
+
+/// The tree of a text that is one document.
+pub(super) fn only(text: &str, dialect: Dialect) -> Option<Document> {
+    match parse(text.as_bytes(), dialect) {
+        Ok(mut documents) if documents.len() == 1 => documents.pop().map(|document| document.tree),
+        _ => None,
+    }
 }
 
 /// Ends the last line where the old text ended it: another document may follow.
