@@ -109,3 +109,109 @@ fn misplaced(line: TalosLine, legacy: Option<&Doc>, docs: &[Doc]) -> Option<Cont
     );
     Some(Contradiction { document: first.id.clone(), path: path.join("."), message })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found in a legacy document and others: kind, path and text.
+    fn found(line: TalosLine, legacy: &str, others: &[&str]) -> Vec<(String, String, String)> {
+        let mut config = legacy.to_owned();
+        for other in others {
+            config.push_str(&format!("---\napiVersion: v1alpha1\n{other}\n"));
+        }
+        let found = contradictions(&config, line).unwrap();
+        found.into_iter().map(|it| (it.document.kind, it.path, it.message)).collect()
+    }
+
+    fn paths(line: TalosLine, legacy: &str, others: &[&str]) -> Vec<String> {
+        found(line, legacy, others).into_iter().map(|(kind, path, _)| format!("{kind} {path}")).collect()
+    }
+
+    const WORKER: &str = "version: v1alpha1\nmachine:\n  type: worker\n";
+
+    #[test]
+    fn a_setting_beside_the_document_that_replaces_it_is_named_in_the_official_words() {
+        let legacy = format!("{WORKER}  kubelet:\n    nodeIP:\n      validSubnets: [10.0.0.0/8]\n");
+        let expected = (
+            "KubeNodeConfig".to_owned(),
+            "machine.kubelet.nodeIP".to_owned(),
+            ".machine.kubelet.nodeIP is already set in v1alpha1 config".to_owned(),
+        );
+        assert_eq!(found(TalosLine::V1_14, &legacy, &["kind: KubeNodeConfig"]), [expected]);
+        assert_eq!(found(TalosLine::V1_14, WORKER, &["kind: KubeNodeConfig"]), []);
+    }
+
+    #[test]
+    fn each_line_has_its_own_rules() {
+        let legacy = format!("{WORKER}  time:\n    disabled: true\n");
+        let document = ["kind: TimeSyncConfig\nenabled: true"];
+        assert_eq!(paths(TalosLine::V1_14, &legacy, &document), ["TimeSyncConfig machine.time.disabled"]);
+        // The kind came with 1.12.
+        assert!(
+            contradictions(
+                &format!("{legacy}---\napiVersion: v1alpha1\n{}\n", document[0]),
+                TalosLine::V1_11
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn an_empty_text_is_no_setting_but_an_empty_mapping_is() {
+        let empty_text = format!("{WORKER}  network:\n    hostname: \"\"\n");
+        assert_eq!(paths(TalosLine::V1_14, &empty_text, &["kind: HostnameConfig\nhostname: a"]), [""; 0]);
+        let text = format!("{WORKER}  network:\n    hostname: b\n");
+        let document = ["kind: HostnameConfig\nhostname: a"];
+        assert_eq!(paths(TalosLine::V1_14, &text, &document), ["HostnameConfig machine.network.hostname"]);
+        let empty_mapping = format!("{WORKER}  kubelet: {{}}\n");
+        let document = ["kind: KubeletConfig"];
+        assert_eq!(paths(TalosLine::V1_14, &empty_mapping, &document), ["KubeletConfig machine.kubelet"]);
+    }
+
+    #[test]
+    fn of_each_document_the_first_contradiction_is_named() {
+        let legacy = format!(
+            "{WORKER}  nodeLabels: {{a: b}}\n  nodeAnnotations: {{a: b}}\n  network:\n    hostname: b\n    kubespan: {{}}\n"
+        );
+        let documents = ["kind: KubeNodeConfig", "kind: HostnameConfig\nhostname: a", "kind: KubeSpanConfig"];
+        let expected = [
+            "KubeNodeConfig machine.nodeLabels",
+            "HostnameConfig machine.network.hostname",
+            "KubeSpanConfig machine.network.kubespan",
+        ];
+        assert_eq!(paths(TalosLine::V1_14, &legacy, &documents), expected);
+    }
+
+    #[test]
+    fn some_settings_contradict_only_a_document_that_says_the_same() {
+        let legacy = format!("{WORKER}  features:\n    hostDNS:\n      enabled: true\n");
+        let without = ["kind: ResolverConfig\nnameservers:\n  - address: 10.0.0.1"];
+        assert_eq!(paths(TalosLine::V1_14, &legacy, &without), [""; 0]);
+        let with = ["kind: ResolverConfig\nhostDNS:\n  enabled: true"];
+        assert_eq!(paths(TalosLine::V1_14, &legacy, &with), ["ResolverConfig machine.features.hostDNS"]);
+    }
+
+    #[test]
+    fn documents_of_control_planes_are_named_together_on_any_other_machine() {
+        let documents = ["kind: KubeSchedulerConfig", "kind: KubeControllerManagerConfig"];
+        let text = "the following document kinds are only allowed on control plane machines: \
+                    [KubeControllerManagerConfig KubeSchedulerConfig]";
+        let expected = ("KubeSchedulerConfig".to_owned(), "machine.type".to_owned(), text.to_owned());
+        assert_eq!(found(TalosLine::V1_14, WORKER, &documents), std::slice::from_ref(&expected));
+        // Without a legacy document nobody says that it is one.
+        let alone = "apiVersion: v1alpha1\nkind: HostnameConfig\nhostname: a\n";
+        assert_eq!(found(TalosLine::V1_14, alone, &documents), [expected]);
+        for role in ["controlplane", "init"] {
+            let legacy = format!("version: v1alpha1\nmachine:\n  type: {role}\n");
+            assert_eq!(found(TalosLine::V1_14, &legacy, &documents), [], "{role}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_has_no_contradictions_but_an_error() {
+        let error = contradictions("machine:\n  nonsense: 1\n", TalosLine::V1_14).unwrap_err();
+        assert_eq!(error.class, crate::patch::Class::UnknownKeys);
+        assert!(contradictions("machine: [", TalosLine::V1_14).is_err());
+    }
+}
