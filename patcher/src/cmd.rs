@@ -16,6 +16,7 @@ pub mod kubeconfig;
 pub mod logs;
 pub mod machineconfig;
 pub mod patch;
+mod patches;
 pub mod plan;
 pub mod read;
 pub mod schematic;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::change::{ApplyFlags, Target};
 use super::connection::{Connection, Insecure};
-use super::patch::patched;
+use super::patches::patched;
 use crate::api::NodeClient;
 use crate::config_update::NodeConfig;
 use crate::exit::{Exit, UsageError};

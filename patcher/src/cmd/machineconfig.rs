@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
+use super::patches;
 use crate::exit::UsageError;
 use crate::files::{read_bounded, write_private};
 use crate::machine::parse::MAX_BYTES;
-use crate::patch::{self, Patch, PatchArg, TalosLine};
+use crate::patch::{self, TalosLine};
 
 /// Machine config files.
 #[derive(Debug, Args)]
@@ -64,7 +65,7 @@ pub fn patch(args: &PatchArgs, out: &mut dyn Write) -> Result<()> {
     let line = line_of(args.talos_version.as_deref())?;
     let config = read_bounded(&args.file, MAX_BYTES as u64).map(Zeroizing::new);
     let config = config.with_context(|| format!("failed to read {}", args.file.display()))?;
-    let patches = load(&args.patches, line)?;
+    let patches = patches::load(&args.patches, line)?;
     let patched = patch::apply(&config, &patches, line).map(Zeroizing::new);
     let patched = patched.with_context(|| format!("failed to patch {}", args.file.display()))?;
     match &args.output {
@@ -85,19 +86,4 @@ fn line_of(version: Option<&str>) -> Result<TalosLine> {
     TalosLine::of_version(version).ok_or_else(|| {
         UsageError(format!("no rules are known for Talos {version:?}: give v1.11 or newer")).into()
     })
-}
-
-/// Loads the values of `-p`; an error says which of them is meant.
-fn load(values: &[String], line: TalosLine) -> Result<Vec<Patch>> {
-    let mut args = Vec::with_capacity(values.len());
-    for (index, value) in values.iter().enumerate() {
-        let arg = PatchArg::from_flag(value, line)?;
-        patch::load(std::slice::from_ref(&arg), line).with_context(|| match &arg {
-            PatchArg::File { path, .. } => format!("failed to load patch {}", path.display()),
-            PatchArg::Inline(_) => format!("failed to load patch {} of the command line", index + 1),
-        })?;
-        args.push(arg);
-    }
-    // Once more together, because JSON patches that follow one another are applied as one.
-    patch::load(&args, line).context("failed to load the patches")
 }

@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
-use zeroize::Zeroizing;
 
 use super::change::{ApplyFlags, Subject, Target};
 use super::connection::Connection;
+use super::patches::patched;
 use crate::api::NodeClient;
 use crate::config_update::{NodeConfig, is_same};
 use crate::exit::{Exit, UsageError};
-use crate::patch::{self, PatchArg, TalosLine};
 
 /// Flags of `patch`.
 #[derive(Args, Debug)]
@@ -57,18 +55,4 @@ async fn change(flags: ApplyFlags, node: &NodeClient, patches: &[String]) -> any
     // A patch that only changes how it is written changes nothing.
     let after = if is_same(base, &after) { base.clone() } else { after };
     flags.apply(node, &target, &before, &after).await
-}
-
-/// `config` with the values of `-p` applied, by the rules of the node's line.
-pub(super) fn patched(
-    config: &str,
-    patches: &[String],
-    line: TalosLine,
-) -> anyhow::Result<Zeroizing<String>> {
-    let args = patches.iter().map(|value| anyhow::Ok(PatchArg::from_flag(value, line)?));
-    let args = args.collect::<anyhow::Result<Vec<_>>>()?;
-    let loaded = patch::load(&args, line).context("failed to load the patches")?;
-    let patched = patch::apply(config, &loaded, line)
-        .with_context(|| format!("failed to patch the machine config by the rules of Talos {line}"))?;
-    Ok(Zeroizing::new(patched))
 }

@@ -178,7 +178,8 @@ async fn a_bad_patch_is_refused_before_anything_is_sent() {
     let run = cluster.run(&["patch", "mc", "-p", "machine: {nonsense: 1}"]).await;
     assert_eq!(run.code, Some(1));
     assert!(
-        run.stderr.contains("failed to load the patches: ") && run.stderr.contains("nonsense"),
+        run.stderr.contains("failed to load patch 1 of the command line: ")
+            && run.stderr.contains("nonsense"),
         "{run:?}"
     );
     let run = cluster.run(&["patch", "mc", "-p", "@gone.yaml"]).await;
