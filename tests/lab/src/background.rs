@@ -1,12 +1,19 @@
 //! Labs that run in the background: each has a directory with a socket, by its name.
+//!
+//! The directory has a lock (flock(2)). Whoever makes a lab takes it and leaves it with the lab's stage, which holds it
+//! until it has tidied up. So an ending lab never removes what a new one of its name has made, and who waits for the
+//! lock waits for the end.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::error::{Attempt as _, LabError};
 use crate::lab::{Lab, ask, within};
@@ -38,13 +45,13 @@ pub(crate) fn directory(name: &str) -> Result<PathBuf, LabError> {
 pub(crate) async fn up(name: &str, topology: Topology, progress: impl FnMut(&str)) -> Result<Lab, LabError> {
     topology.check()?;
     let directory = directory(name)?;
-    claim(name, &directory)?;
+    let lock = claim(name, &directory).await?;
     let socket = directory.join(SOCKET);
     let started = async {
         let what = || format!("listen on {}", socket.display());
         let listener = UnixListener::bind(&socket).attempt(what)?;
         let program = std::env::current_exe().attempt(|| "find our own executable".to_owned())?;
-        let mut said = Sandbox::start_in_background(&program, listener, &directory)?;
+        let mut said = Sandbox::start_in_background(&program, listener, &directory, &lock)?;
         let lab = Lab { sandbox: Arc::new(Sandbox::Joined { socket: socket.clone() }) };
         match lab.build(topology, progress).await {
             Err(LabError::Gone(_)) => Err(said()),
@@ -64,34 +71,94 @@ pub(crate) async fn up(name: &str, topology: Topology, progress: impl FnMut(&str
     started
 }
 
-/// Makes the directory of a new lab. One that a lab left without being able to tidy up is replaced.
-fn claim(name: &str, directory: &PathBuf) -> Result<(), LabError> {
+/// Makes the directory of a new lab and takes its lock. What a lab left there without being able to tidy up is removed.
+async fn claim(name: &str, directory: &Path) -> Result<File, LabError> {
     let what = || format!("make the directory {}", directory.display());
-    let root = root();
-    match DirBuilder::new().mode(0o700).create(&root) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let owner = fs::symlink_metadata(&root).attempt(what)?;
-            if !owner.is_dir() || owner.uid() != rustix::process::geteuid().as_raw() {
-                let cause = format!("{} belongs to somebody else", root.display());
-                return Err(LabError::Failed { what: what(), cause });
+    make_root()?;
+    loop {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(LabError::failed(what(), error));
             }
+            Ok(()) | Err(_) => {}
         }
-        Err(error) => return Err(LabError::failed(what(), error)),
-    }
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if UnixStream::connect(directory.join(SOCKET)).is_ok() {
+        let Some(opened) = open(directory).attempt(what)? else { continue };
+        let lock = match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => opened,
+            Err(Errno::WOULDBLOCK) if UnixStream::connect(directory.join(SOCKET)).is_ok() => {
                 let what = format!("start the lab {name:?}");
                 let cause = format!("it runs already; stop it with `ichorctl lab down --name {name}`");
                 return Err(LabError::Failed { what, cause });
             }
-            fs::remove_dir_all(directory).attempt(what)?;
-            DirBuilder::new().mode(0o700).create(directory).attempt(what)
+            Err(Errno::WOULDBLOCK) => until_free(opened).await?,
+            Err(error) => return Err(LabError::failed(what(), error)),
+        };
+        // Its last holder may have removed it.
+        if is_at(&lock, directory).attempt(what)? {
+            clear(directory).attempt(what)?;
+            return Ok(lock);
+        }
+    }
+}
+
+fn make_root() -> Result<(), LabError> {
+    let root = root();
+    let what = || format!("make the directory {}", root.display());
+    match DirBuilder::new().mode(0o700).create(&root) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let owner = fs::symlink_metadata(&root).attempt(what)?;
+            if owner.is_dir() && owner.uid() == rustix::process::geteuid().as_raw() {
+                return Ok(());
+            }
+            let cause = format!("{} belongs to somebody else", root.display());
+            Err(LabError::Failed { what: what(), cause })
         }
         Err(error) => Err(LabError::failed(what(), error)),
     }
+}
+
+/// Opens a directory for its lock; `None` where there is none.
+fn open(directory: &Path) -> io::Result<Option<File>> {
+    match File::open(directory) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until nobody has the lock of a directory any more, and takes it.
+async fn until_free(directory: File) -> Result<File, LabError> {
+    let what = || "wait for the end of a lab".to_owned();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // A thread of its own, which nobody waits for: the call has no time limit.
+    let wait = move || {
+        let locked = rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive));
+        // Whoever waited may have given up.
+        let _ = tell.send(locked.map(|()| directory));
+    };
+    std::thread::Builder::new().spawn(wait).attempt(what)?;
+    within(END_TIMEOUT, "the lab to end", async { told.await.attempt(what)?.attempt(what) }).await
+}
+
+/// Whether an open directory is the one that is there now.
+fn is_at(opened: &File, directory: &Path) -> io::Result<bool> {
+    let here = opened.metadata()?;
+    match fs::symlink_metadata(directory) {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes everything in a directory.
+fn clear(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+    }
+    Ok(())
 }
 
 /// A lab that runs in the background.
@@ -121,10 +188,11 @@ pub(crate) fn names() -> Vec<String> {
 /// Ends a lab; whether there was one. What one left that could not tidy up is removed.
 pub(crate) async fn down(name: &str) -> Result<bool, LabError> {
     let directory = directory(name)?;
+    let what = || format!("remove {}", directory.display());
+    let Some(opened) = open(&directory).attempt(what)? else { return Ok(false) };
     let socket = directory.join(SOCKET);
-    let runs = UnixStream::connect(&socket).is_ok();
-    if runs {
-        let sandbox = Arc::new(Sandbox::Joined { socket: socket.clone() });
+    if UnixStream::connect(&socket).is_ok() {
+        let sandbox = Arc::new(Sandbox::Joined { socket });
         // Held open to see the end: with the supervisor goes everything.
         let mut watch = crate::lab::Asked::start(&sandbox, Request::View, &[]).await?;
         ask(&sandbox, Request::Shutdown).await?;
@@ -134,9 +202,10 @@ pub(crate) async fn down(name: &str) -> Result<bool, LabError> {
         })
         .await?;
     }
-    match fs::remove_dir_all(&directory) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(runs),
-        Err(error) => Err(LabError::failed(format!("remove {}", directory.display()), error)),
+    // Its stage tidies up. Where it could not, the lock is free and the directory is still there.
+    let lock = until_free(opened).await?;
+    if is_at(&lock, &directory).attempt(what)? {
+        fs::remove_dir_all(&directory).attempt(what)?;
     }
+    Ok(true)
 }

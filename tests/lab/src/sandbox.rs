@@ -69,14 +69,15 @@ impl Sandbox {
     }
 
     /// Starts a sandbox that outlives this process. Its supervisor listens on `listener`, and its stage removes
-    /// `directory` in the end. The returned closure tells what the stage said, if it failed.
+    /// `directory` in the end, and has `lock` until then. The returned closure tells what the stage said, if it failed.
     pub(crate) fn start_in_background(
         program: &Path,
         listener: UnixListener,
         directory: &Path,
+        lock: &std::fs::File,
     ) -> Result<impl FnMut() -> LabError + use<>, LabError> {
         refusal::check_device()?;
-        let (_stage, mut log) = spawn_stage(program, listener.into(), Some(directory))?;
+        let (_stage, mut log) = spawn_stage(program, listener.into(), Some((directory, lock)))?;
         Ok(move || said(&mut log))
     }
 
@@ -156,16 +157,21 @@ impl Drop for Owned {
 fn spawn_stage(
     program: &Path,
     control: OwnedFd,
-    directory: Option<&Path>,
+    directory: Option<(&Path, &std::fs::File)>,
 ) -> Result<(Child, std::fs::File), LabError> {
     let what = || format!("start {}", program.display());
     let log = rustix::fs::memfd_create("ichor-lab", rustix::fs::MemfdFlags::CLOEXEC).attempt(what)?;
     let log = std::fs::File::from(log);
+    // A lock is held by whoever has the descriptor: it is the stage's stdout, which says nothing.
+    let stdout = match directory {
+        Some((_, lock)) => Stdio::from(lock.try_clone().attempt(what)?),
+        None => Stdio::null(),
+    };
     let stage = Command::new(program)
         .args([LAB, STAGE])
-        .args(directory)
+        .args(directory.map(|(path, _)| path))
         .stdin(Stdio::from(control))
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(Stdio::from(log.try_clone().attempt(what)?))
         .spawn()
         .attempt(what)?;

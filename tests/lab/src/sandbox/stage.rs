@@ -1,8 +1,9 @@
 //! The process that makes the namespaces. It has a single thread, as making a user namespace demands.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -11,7 +12,8 @@ use super::{leave, refusal};
 use crate::error::{Attempt as _, LabError};
 use crate::reentry::{LAB, SUPERVISE};
 
-/// Makes the sandbox, runs the supervisor in it, and removes `directory` when it has ended.
+/// Makes the sandbox, runs the supervisor in it, and removes `directory` when it has ended. Our stdout is the lock of
+/// the directory, which is free when we are gone.
 pub(crate) fn main(directory: Option<&Path>) -> ExitCode {
     let result = run();
     if let Some(directory) = directory
@@ -34,10 +36,15 @@ fn run() -> Result<ExitCode, LabError> {
     rustix::process::setsid().attempt(|| "leave the session".to_owned())?;
     make_namespaces()?;
     // The first child is process 1 of the new namespace. It inherits the control socket as stdin.
-    let status = Command::new("/proc/self/exe")
+    let mut supervisor = Command::new("/proc/self/exe")
         .args([LAB, SUPERVISE])
-        .status()
+        .stdout(Stdio::null())
+        .spawn()
         .map_err(|error| refusal::of_process(&error))?;
+    // A lab that ends must not look as if it still listened.
+    let null = File::open("/dev/null").attempt(|| "open /dev/null".to_owned())?;
+    rustix::stdio::dup2_stdin(&null).attempt(|| "close stdin".to_owned())?;
+    let status = supervisor.wait().attempt(|| "wait for the supervisor".to_owned())?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
