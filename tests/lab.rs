@@ -10,10 +10,8 @@ use ichor_lab::traffic::{self, Ping, Udp};
 use ichor_lab::{
     Builder, Cut, Exit, Family, Lab, LabError, Link, Nat, Node, NodeSpec, Shape, Site, Topology,
 };
-use ichor_tests::netns::{block_on, in_lab, skip, up};
+use ichor_tests::netns::{all_end, block_on, descendants, in_lab, skip, up};
 use ichor_tests::probe::{self, Capture};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_lab-agent");
 
@@ -309,35 +307,7 @@ fn a_lab_ends_with_its_owner_however_that_dies() {
     let processes = descendants(owner.id());
     // Workers may not have started yet.
     assert!(processes.len() >= 7, "a stage, a supervisor, and one for each of five nodes: {processes:?}");
-    let watched: Vec<_> = processes
-        .iter()
-        .filter_map(|pid| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok())
-        .collect();
     owner.kill().expect("the agent is killed");
     owner.wait().expect("the agent is collected");
-    let limit = Timespec::try_from(Duration::from_secs(10)).expect("a short time");
-    for process in &watched {
-        let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit)).expect("poll works");
-        assert_eq!(ended, 1, "a process of the lab is left");
-    }
-}
-
-/// All processes below `pid`, as this machine numbers them.
-fn descendants(pid: u32) -> Vec<i32> {
-    let parents: Vec<(i32, i32)> = std::fs::read_dir("/proc")
-        .expect("there is a /proc")
-        .filter_map(|entry| {
-            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let (_, rest) = stat.rsplit_once(") ")?;
-            Some((pid, rest.split(' ').nth(1)?.parse().ok()?))
-        })
-        .collect();
-    let mut found = vec![i32::try_from(pid).expect("a small number")];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
-        next += 1;
-    }
-    found.split_off(1)
+    assert!(all_end(&processes, Duration::from_secs(10)), "a process of the lab is left");
 }

@@ -16,6 +16,8 @@ use serde::Deserialize;
 pub const TALOS_PATH: &str = "/usr/local/etc/ichor/ichord.yaml";
 /// Where it is on other systems.
 pub const LINUX_PATH: &str = "/etc/ichor/ichord.yaml";
+/// Where keys and what was learned are kept, unless the file says otherwise.
+pub const STATE_DIRECTORY: &str = "/var/lib/ichor";
 
 /// Longest file: 4 MiB are some ten thousand peers.
 const MAX_LEN: u64 = 4 << 20;
@@ -365,7 +367,7 @@ mod defaults {
     }
 
     pub(super) fn state_directory() -> PathBuf {
-        PathBuf::from("/var/lib/ichor")
+        PathBuf::from(super::STATE_DIRECTORY)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod config;
 pub mod driver;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+pub mod identity;
 pub mod io;
 pub mod noise;
 pub mod random;

@@ -47,7 +47,6 @@ const MAX_RETRY: Duration = Duration::from_secs(10);
 /// Endpoints that changed are saved at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
-const PRIVATE_KEY: &str = "private-key";
 const LAST_GOOD: &str = "last-good-config";
 const KEPT_UDP4: &str = "udp4";
 const KEPT_UDP6: &str = "udp6";

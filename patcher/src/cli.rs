@@ -179,7 +179,7 @@ pub fn main() -> ExitCode {
     };
     match program {
         #[cfg(feature = "lab")]
-        Program::Lab(args) => ichor_lab::cli::run(args),
+        Program::Lab(args) => ichor_lab::cli::run(args, &crate::lab::TalosPlanner),
         Program::Command(command) => execute(&connection, command).into(),
     }
 }

@@ -1,9 +1,18 @@
-//! What simulated Talos nodes of a lab need to know from the rest of this program.
+//! What a lab needs from the rest of this program: the rules by which simulated Talos nodes take configs, and the way to
+//! join such nodes to a mesh.
 
+use anyhow::Context as _;
+use ichor_lab::cli::{Joined, Joining, Planner, ToJoin};
 use ichor_lab::talos::model::{ConfigRules, Line};
 
+use crate::cluster::{Cluster, Node};
+use crate::cmd::connection::Connection;
+use crate::cmd::plan::nodes::Nodes;
+use crate::cmd::plan::{steps, tell_refusals};
 use crate::patch::TalosLine;
 use crate::patch::conflict::contradictions;
+use crate::plan::{Options, Plan};
+use crate::talosconfig::TalosConfig;
 
 /// The strict reader of machine configs for simulated nodes: they take what the official library of their line takes,
 /// and refuse the rest in its words.
@@ -28,6 +37,41 @@ impl ConfigRules for TalosRules {
             }
         }
     }
+}
+
+/// Joins the nodes of a lab by the code of `plan` and `apply`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TalosPlanner;
+
+impl Planner for TalosPlanner {
+    fn join<'a>(&'a self, nodes: &'a ToJoin, tell: &'a dyn Fn(&str)) -> Joining<'a> {
+        Box::pin(async move { Ok(join(nodes, tell).await?) })
+    }
+}
+
+async fn join(nodes: &ToJoin, tell: &dyn Fn(&str)) -> anyhow::Result<Joined> {
+    let cluster = Cluster::parse(&nodes.cluster).context("the cluster file of the lab cannot be used")?;
+    let talosconfig = TalosConfig::parse(&nodes.talosconfig)?;
+    let own = |node: &Node| nodes.endpoints.get(&node.name).map(ToString::to_string);
+    let nodes = Nodes::connect(&cluster, &Connection::default(), &talosconfig, own)?;
+    let first = plan(&cluster, &nodes).await?;
+    let done = steps::apply(&first, &nodes, tell).await?;
+    let second = plan(&cluster, &nodes).await?;
+    anyhow::ensure!(second.order.is_empty(), "a second plan has {} steps", second.order.len());
+    Ok(Joined { nodes: done.nodes, steps: done.steps })
+}
+
+/// A plan that may be applied.
+async fn plan(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Plan> {
+    let (observed, failures) = nodes.observe(cluster).await?;
+    if !failures.is_empty() {
+        // Tells about each.
+        failures.finish();
+        anyhow::bail!("there is no plan without all nodes");
+    }
+    let plan = steps::make(cluster, &observed, Options::default())?;
+    anyhow::ensure!(!tell_refusals(&plan), "the plan is refused");
+    Ok(plan)
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! Tests that need namespaces: each makes a lab of its own, or says why it cannot.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use ichor_lab::{Builder, Lab, LabError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Set where such tests must run: then one that cannot has failed.
 pub const REQUIRE_VARIABLE: &str = "ICHOR_REQUIRE_NETNS";
@@ -64,4 +68,36 @@ async fn show_logs(lab: &Lab) {
             let _ = writeln!(std::io::stderr().lock(), "--- ichord of {} ---\n{log}", node.name);
         }
     }
+}
+
+/// Handles of all processes below `pid`, which tell when they end.
+pub fn descendants(pid: u32) -> Vec<OwnedFd> {
+    // Whoever ends meanwhile is nobody to wait for.
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    let parents: Vec<(u32, u32)> = entries
+        .filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (_, rest) = stat.rsplit_once(") ")?;
+            Some((pid, rest.split(' ').nth(1)?.parse().ok()?))
+        })
+        .collect();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    let handle = |pid: &u32| {
+        let pid = Pid::from_raw(i32::try_from(*pid).ok()?)?;
+        pidfd_open(pid, PidfdFlags::empty()).ok()
+    };
+    found[1..].iter().filter_map(handle).collect()
+}
+
+/// Whether all of these processes end within `limit` each.
+pub fn all_end(processes: &[OwnedFd], limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).ok();
+    let ends = |process| poll(&mut [PollFd::new(process, PollFlags::IN)], limit.as_ref()) == Ok(1);
+    processes.iter().all(ends)
 }

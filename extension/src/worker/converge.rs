@@ -11,10 +11,11 @@ use zeroize::Zeroizing;
 
 use super::endpoints::Endpoints;
 use super::peers::{self, PeerSpec, Peers};
-use super::{FIRST_RETRY, KEPT_UDP4, KEPT_UDP6, MAX_RETRY, PRIVATE_KEY, Worker};
+use super::{FIRST_RETRY, KEPT_UDP4, KEPT_UDP6, MAX_RETRY, Worker};
 use crate::clock;
 use crate::config::{Config, Endpoint, StaticMesh};
 use crate::driver::Driver;
+use crate::identity::{self, PRIVATE_KEY};
 use crate::io::netlink::Netlink;
 use crate::io::tun::{Queues, Tun};
 use crate::reconcile::{self, Desired};
@@ -79,8 +80,7 @@ impl Worker {
     /// The key that was made here, made now if there is none. A key that cannot be saved is used all the same:
     /// the node is reachable until it restarts.
     fn own_key(&mut self, config: &Config) -> anyhow::Result<SecretKey> {
-        let store = Store::new(config.state_directory.clone());
-        match store.load(PRIVATE_KEY) {
+        match Store::new(config.state_directory.clone()).load(PRIVATE_KEY) {
             Ok(Loaded::Found(bytes)) => {
                 let text = Zeroizing::new(String::from_utf8(bytes).unwrap_or_default());
                 return text.parse().context("failed to read the saved private key");
@@ -97,7 +97,7 @@ impl Worker {
             }
         }
         let secret = self.applied.secret.clone().unwrap_or_else(random::secret_key);
-        if let Err(error) = store.save(PRIVATE_KEY, secret.expose_base64().as_bytes()) {
+        if let Err(error) = identity::save(&config.state_directory, &secret) {
             let place = config.state_directory.display();
             self.note("state", format!("failed to save the private key to {place}: {error}"));
         }

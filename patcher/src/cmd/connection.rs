@@ -92,7 +92,15 @@ impl Connection {
     ///
     /// When the talosconfig cannot be used, or there are no endpoints.
     pub fn session(&self) -> anyhow::Result<Session> {
-        let config = self.talosconfig()?;
+        self.session_of(&self.talosconfig()?)
+    }
+
+    /// As [`Connection::session`], of a talosconfig that was read before.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be used, or there are no endpoints.
+    pub fn session_of(&self, config: &TalosConfig) -> anyhow::Result<Session> {
         let context = config.context(self.context.as_deref()).with_context(|| match config.location() {
             Some(location) => format!("the talosconfig {} cannot be used", location.path.display()),
             None => "the talosconfig cannot be used".to_owned(),

@@ -1,19 +1,18 @@
 //! `plan` and `apply`: from `ichor.yaml` and the nodes to steps, and the harmless ones done.
 
-mod nodes;
+pub(crate) mod nodes;
+pub(crate) mod steps;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use ichor_proto::talos::machine::apply_configuration_request::Mode;
 use zeroize::Zeroizing;
 
 use super::connection::Connection;
-use crate::api::{ApplyOptions, TalosVersion};
+use crate::api::TalosVersion;
 use crate::cluster::{self, Cluster};
-use crate::config_update::{self, NodeConfig, UpdateError};
 use crate::exit::{self, Exit, UsageError};
 use crate::files::{self, write_private};
 use crate::machine::parse::MAX_BYTES;
@@ -99,7 +98,7 @@ impl PlanArgs {
         let (observed, failed) = match &self.configs {
             Some(directory) => (read_configs(&cluster, directory, self.talos_version.as_ref())?, None),
             None => {
-                let nodes = Nodes::connect(&cluster, connection)?;
+                let nodes = Nodes::connect(&cluster, connection, &connection.talosconfig()?, |_| None)?;
                 let (observed, failures) = nodes.observe(&cluster).await?;
                 (observed, (!failures.is_empty()).then_some(failures))
             }
@@ -108,7 +107,7 @@ impl PlanArgs {
             output::note("there is no plan without all nodes");
             return Ok(failures.finish());
         }
-        let plan = make(&cluster, &observed, self.file.options())?;
+        let plan = steps::make(&cluster, &observed, self.file.options())?;
         // What was asked for is in the plan now; the nodes' configs need not stay twice in memory.
         drop(observed);
         if output.is_json() {
@@ -149,13 +148,13 @@ impl ApplyArgs {
     /// When a file or node cannot be read, a config cannot be edited, or a node cannot be proven to have taken it.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
         let cluster = self.file.load()?;
-        let nodes = Nodes::connect(&cluster, connection)?;
+        let nodes = Nodes::connect(&cluster, connection, &connection.talosconfig()?, |_| None)?;
         let (observed, failures) = nodes.observe(&cluster).await?;
         if !failures.is_empty() {
             output::note("nothing was changed: there is no plan without all nodes");
             return Ok(failures.finish());
         }
-        let plan = make(&cluster, &observed, self.file.options())?;
+        let plan = steps::make(&cluster, &observed, self.file.options())?;
         drop(observed);
         if tell_refusals(&plan) {
             return Ok(Exit::Refused);
@@ -163,26 +162,7 @@ impl ApplyArgs {
         if plan.order.is_empty() {
             output::note("nothing to do: every node is as the file says");
         }
-        for turn in &plan.order {
-            let node = &plan.nodes[turn.node];
-            let step = &node.steps[turn.step];
-            if !step.kind.is_applied_at_once() {
-                continue;
-            }
-            let client = nodes.client(&node.name).context("a planned node has no client")?;
-            let now = NodeConfig::read(client).await?;
-            // The plan started from these bytes. Whoever changed them since knows something that it does not.
-            if *now.active.text != *node.before_step(turn.step) {
-                return Err(UpdateError::Changed { node: node.name.clone() }.into());
-            }
-            now.guard(client, &step.after, Mode::NoReboot)?;
-            let options = ApplyOptions { mode: Mode::NoReboot, dry_run: false, try_timeout: None };
-            let applied = config_update::apply(client, &now, &step.after, options).await?;
-            for warning in &applied.warnings {
-                output::note(&format!("{}: warning: {warning}", node.name));
-            }
-            output::note(&format!("{}: {} applied and verified", node.name, step.kind.name()));
-        }
+        steps::apply(&plan, &nodes, &output::note).await?;
         for kind in StepKind::ALL.into_iter().filter(|kind| !kind.is_applied_at_once()) {
             let has = |node: &&plan::NodePlan| node.steps.iter().any(|step| step.kind == kind);
             let names: Vec<&str> = plan.nodes.iter().filter(has).map(|node| node.name.as_str()).collect();
@@ -202,15 +182,7 @@ impl ApplyArgs {
     }
 }
 
-fn make(cluster: &Cluster, observed: &[Observation], options: Options) -> anyhow::Result<plan::Plan> {
-    let mut plan = plan::plan(cluster, observed, options)?;
-    if plan.refusals.is_empty() {
-        plan.refusals = plan::contradictions(&plan)?;
-    }
-    Ok(plan)
-}
-
-fn tell_refusals(plan: &plan::Plan) -> bool {
+pub(crate) fn tell_refusals(plan: &plan::Plan) -> bool {
     for refusal in &plan.refusals {
         let error = exit::Refusal { reason: refusal.to_string(), advice: Some(refusal.advice.clone()) };
         exit::explain(&anyhow::Error::new(error).context("refused"));

@@ -42,10 +42,14 @@ pub(crate) fn directory(name: &str) -> Result<PathBuf, LabError> {
 }
 
 /// Starts a lab that stays when this process ends.
-pub(crate) async fn up(name: &str, topology: Topology, progress: impl FnMut(&str)) -> Result<Lab, LabError> {
+pub(crate) async fn up(
+    name: &str,
+    topology: Topology,
+    mut progress: impl FnMut(&str),
+) -> Result<Lab, LabError> {
     topology.check()?;
     let directory = directory(name)?;
-    let lock = claim(name, &directory).await?;
+    let lock = claim(name, &directory, &mut progress).await?;
     let socket = directory.join(SOCKET);
     let started = async {
         let what = || format!("listen on {}", socket.display());
@@ -72,7 +76,7 @@ pub(crate) async fn up(name: &str, topology: Topology, progress: impl FnMut(&str
 }
 
 /// Makes the directory of a new lab and takes its lock. What a lab left there without being able to tidy up is removed.
-async fn claim(name: &str, directory: &Path) -> Result<File, LabError> {
+async fn claim(name: &str, directory: &Path, progress: &mut impl FnMut(&str)) -> Result<File, LabError> {
     let what = || format!("make the directory {}", directory.display());
     make_root()?;
     loop {
@@ -90,7 +94,10 @@ async fn claim(name: &str, directory: &Path) -> Result<File, LabError> {
                 let cause = format!("it runs already; stop it with `ichorctl lab down --name {name}`");
                 return Err(LabError::Failed { what, cause });
             }
-            Err(Errno::WOULDBLOCK) => until_free(opened).await?,
+            Err(Errno::WOULDBLOCK) => {
+                progress("waiting until the last lab of this name has ended");
+                until_free(opened).await?
+            }
             Err(error) => return Err(LabError::failed(what(), error)),
         };
         // Its last holder may have removed it.

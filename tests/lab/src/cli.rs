@@ -2,6 +2,7 @@
 
 mod demo;
 pub(crate) mod exec;
+mod join;
 mod status;
 mod table;
 mod talos;
@@ -17,7 +18,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::background;
 use crate::error::{Attempt as _, LabError};
 use crate::talos::model::Line;
-use crate::topology::{Nodes, Site, Topology};
+use crate::topology::{Nodes, Site, Talos, Topology};
+
+pub use self::join::{Joined, Joining, Planner, ToJoin};
 
 /// The exit code of a command that a signal ended.
 const INTERRUPTED: u8 = 130;
@@ -85,7 +88,10 @@ enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
-    /// Make a lab, prove that all of it is connected, measure it, and take it down
+    /// Make a lab of simulated Talos nodes, join them to a mesh, prove and measure it, and take it down
+    ///
+    /// The mesh comes as it would on real nodes: the profile `beside` is planned from the configs of the nodes, applied
+    /// step by step over their API, and planned again, which must find nothing to do.
     #[command(after_help = "Examples:\n  ichorctl lab demo\n  \
                             ichorctl lab demo --site home:4:random --site cloud:2 --output json")]
     Demo {
@@ -141,6 +147,22 @@ impl What {
     }
 }
 
+impl What {
+    /// A topology whose nodes get their mesh by configs that are applied. A file says by itself what its nodes are.
+    fn joined_later(self) -> Result<Topology, LabError> {
+        let (is_file, version) = (self.file.is_some(), self.talos);
+        let mut topology = self.topology()?;
+        if !is_file && topology.talos.is_none() {
+            let control_planes = if topology.nodes().count() < 3 { 1 } else { 3 };
+            topology.talos = Some(Talos { version, control_planes, new: 0, without_mesh: true });
+        }
+        if let Some(talos) = &mut topology.talos {
+            talos.without_mesh = true;
+        }
+        Ok(topology)
+    }
+}
+
 #[derive(Debug, Args)]
 struct Output {
     /// How to show it
@@ -156,19 +178,20 @@ enum Format {
     Json,
 }
 
-/// Runs `ichorctl lab` with `args`. The process must not have started threads of its own that wait for signals.
-pub fn run(args: LabArgs) -> ExitCode {
+/// Runs `ichorctl lab` with `args`. `planner` joins simulated Talos nodes to a mesh. The process must not have started
+/// threads of its own that wait for signals.
+pub fn run(args: LabArgs, planner: &dyn Planner) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failure(&LabError::failed("make a runtime", error)),
     };
-    match runtime.block_on(execute(args.command)) {
+    match runtime.block_on(execute(args.command, planner)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => failure(&error),
     }
 }
 
-async fn execute(command: Command) -> Result<u8, LabError> {
+async fn execute(command: Command, planner: &dyn Planner) -> Result<u8, LabError> {
     match command {
         Command::Up { name, what } => {
             let topology = what.topology()?;
@@ -215,7 +238,7 @@ async fn execute(command: Command) -> Result<u8, LabError> {
         Command::Exec { name, node, program } => {
             exec::exec(&background::join(&name.name)?, &node, program).await
         }
-        Command::Demo { what, output } => demo::demo(what.topology()?, output.output).await,
+        Command::Demo { what, output } => demo::demo(what.joined_later()?, output.output, planner).await,
     }
 }
 

@@ -123,10 +123,16 @@ impl Topology {
     /// Where a node at `from` finds one at `to`, by what is known before any packet flows. `None` where only
     /// the other side can begin.
     pub(crate) fn endpoint(&self, from: Place, to: Place, port: u16) -> Option<SocketAddr> {
-        let there = self.underlay_of(to).ip(self.underlay);
         if from.site == to.site {
-            return Some(SocketAddr::new(there, port));
+            return Some(SocketAddr::new(self.underlay_of(to).ip(self.underlay), port));
         }
+        self.public_endpoint(to, port)
+    }
+
+    /// Where other sites find a node at `to`, by what is known before any packet flows. `None` where only the node
+    /// itself can begin.
+    pub(crate) fn public_endpoint(&self, to: Place, port: u16) -> Option<SocketAddr> {
+        let there = self.underlay_of(to).ip(self.underlay);
         let site = self.sites.get(to.site)?;
         match self.underlay {
             Family::V6 => (site.ipv6() == Ipv6::Open).then_some(SocketAddr::new(there, port)),

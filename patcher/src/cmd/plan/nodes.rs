@@ -7,16 +7,17 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::{ApiError, Cause, ListFilter, NodeClient};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Node};
 use crate::cmd::connection::Connection;
 use crate::cmd::fleet::{Failures, Fleet};
 use crate::config_update::NodeConfig;
 use crate::plan::INTERFACE;
 use crate::plan::observe::Observation;
+use crate::talosconfig::TalosConfig;
 
 /// Clients of all nodes that run Talos.
 #[derive(Debug)]
-pub(super) struct Nodes {
+pub(crate) struct Nodes {
     /// Names of the cluster file and their clients, in its order.
     clients: Vec<(String, NodeClient)>,
 }
@@ -69,18 +70,25 @@ struct ExtensionMetadata {
 }
 
 impl Nodes {
-    /// Clients by the talosconfig, through a node's own jump host where the file names one. Nothing is connected yet.
-    pub(super) fn connect(cluster: &Cluster, connection: &Connection) -> anyhow::Result<Self> {
-        let shared = connection.session()?;
-        let client = |node: &crate::cluster::Node| {
-            let client = match &node.via {
+    /// Clients by the talosconfig, through a node's own jump host where the file names one. `own` says where a node
+    /// answers for itself, if not through the endpoints of the talosconfig. Nothing is connected yet.
+    pub(crate) fn connect(
+        cluster: &Cluster,
+        connection: &Connection,
+        talosconfig: &TalosConfig,
+        own: impl Fn(&Node) -> Option<String>,
+    ) -> anyhow::Result<Self> {
+        let shared = connection.session_of(talosconfig)?;
+        let client = |node: &Node| {
+            // A node behind a gateway answers for itself.
+            let endpoint = own(node).or_else(|| node.via.as_ref().map(|_| node.api.clone()));
+            let client = match endpoint {
                 None => shared.node(&node.api)?,
-                // A node behind a gateway answers for itself.
-                Some(jump) => {
+                Some(endpoint) => {
                     let mut own = connection.clone();
-                    own.via = Some(jump.clone());
-                    own.endpoints = vec![node.api.clone()];
-                    own.session()?.node(&node.api)?
+                    own.via = node.via.clone().or(own.via);
+                    own.endpoints = vec![endpoint];
+                    own.session_of(talosconfig)?.node(&node.api)?
                 }
             };
             Ok((node.name.clone(), client))
@@ -89,12 +97,12 @@ impl Nodes {
     }
 
     /// The client of a node.
-    pub(super) fn client(&self, name: &str) -> Option<&NodeClient> {
+    pub(crate) fn client(&self, name: &str) -> Option<&NodeClient> {
         self.clients.iter().find(|(own, _)| own == name).map(|(_, client)| client)
     }
 
     /// Reads all nodes side by side.
-    pub(super) async fn observe(&self, cluster: &Cluster) -> anyhow::Result<(Vec<Observation>, Failures)> {
+    pub(crate) async fn observe(&self, cluster: &Cluster) -> anyhow::Result<(Vec<Observation>, Failures)> {
         let fleet = Fleet::new(self.clients.iter().map(|(_, client)| client.clone()).collect());
         let clients = &self.clients;
         let call = |client: NodeClient| async move {

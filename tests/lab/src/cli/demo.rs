@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
+use super::join::{self, Joined};
 use super::table::{matrix, table};
-use super::{Format, INTERRUPTED, Progress, print, print_json, until_interrupted};
+use super::{Format, INTERRUPTED, Planner, Progress, print, print_json, until_interrupted};
 use crate::error::LabError;
 use crate::lab::Lab;
 use crate::protocol::{NodeView, View};
@@ -24,6 +25,10 @@ const FAILED: u8 = 1;
 struct Report {
     connected: bool,
     seconds: f64,
+    /// What joined simulated Talos nodes to the mesh; none where ichords start with their mesh.
+    applied: Option<Joined>,
+    /// The families that the mesh carries.
+    families: Vec<Family>,
     nodes: Vec<NodeView>,
     pairs: Vec<Pair>,
     throughput: Option<Throughput>,
@@ -36,7 +41,21 @@ struct Pair {
     to: String,
     /// Microseconds of a round trip over IPv4; none if there was no answer.
     ipv4_us: Option<u64>,
+    /// The same over IPv6; none too where the mesh does not carry it.
     ipv6_us: Option<u64>,
+}
+
+impl Pair {
+    fn us(&self, family: Family) -> Option<u64> {
+        match family {
+            Family::V4 => self.ipv4_us,
+            Family::V6 => self.ipv6_us,
+        }
+    }
+
+    fn answers(&self, families: &[Family]) -> bool {
+        families.iter().all(|family| self.us(*family).is_some())
+    }
 }
 
 #[derive(Serialize)]
@@ -49,13 +68,13 @@ struct Throughput {
 }
 
 /// Makes the lab of `topology`, proves and measures it, and takes it down; returns the exit code.
-pub(super) async fn demo(topology: Topology, format: Format) -> Result<u8, LabError> {
+pub(super) async fn demo(topology: Topology, format: Format, planner: &dyn Planner) -> Result<u8, LabError> {
     let progress = Progress::new();
     let work = async {
         let sites = topology.sites.len();
         progress.tell(&format!("making {} nodes on {sites} sites", topology.nodes().count()));
-        let lab = Lab::builder().topology(topology).up_with(|text| progress.tell(text)).await?;
-        let result = prove(&lab, &progress).await;
+        let lab = Lab::builder().topology(topology.clone()).up_with(|text| progress.tell(text)).await?;
+        let result = join_and_prove(&lab, &topology, planner, &progress).await;
         lab.down().await?;
         result
     };
@@ -73,7 +92,26 @@ pub(super) async fn demo(topology: Topology, format: Format) -> Result<u8, LabEr
     Ok(if report.connected { 0 } else { FAILED })
 }
 
-async fn prove(lab: &Lab, progress: &Progress) -> Result<Report, LabError> {
+async fn join_and_prove(
+    lab: &Lab,
+    topology: &Topology,
+    planner: &dyn Planner,
+    progress: &Progress,
+) -> Result<Report, LabError> {
+    let Some(talos) = topology.talos.as_ref().filter(|talos| talos.without_mesh) else {
+        return prove(lab, &[Family::V4, Family::V6], None, progress).await;
+    };
+    let joined = join::join(lab, topology, talos, planner, progress).await?;
+    // The range of a cluster file is IPv4.
+    prove(lab, &[Family::V4], Some(joined), progress).await
+}
+
+async fn prove(
+    lab: &Lab,
+    families: &[Family],
+    applied: Option<Joined>,
+    progress: &Progress,
+) -> Result<Report, LabError> {
     let view = lab.view().await?;
     let members: Vec<NodeView> = view.nodes.iter().filter(|node| node.member).cloned().collect();
     progress.tell("waiting until all pairs have agreed on keys");
@@ -82,14 +120,18 @@ async fn prove(lab: &Lab, progress: &Progress) -> Result<Report, LabError> {
         Ok(()) | Err(LabError::TimedOut { .. }) => {}
         Err(error) => return Err(error),
     }
-    let pairs: Vec<Pair> = try_join_all(members.iter().map(|from| ping(lab, from, &members)))
+    let pairs: Vec<Pair> = try_join_all(members.iter().map(|from| ping(lab, from, &members, families)))
         .await?
         .into_iter()
         .flatten()
         .collect();
-    let connected = pairs.iter().all(|pair| pair.ipv4_us.is_some() && pair.ipv6_us.is_some());
-    let good = pairs.iter().filter(|pair| pair.ipv4_us.is_some() && pair.ipv6_us.is_some()).count();
-    progress.tell(&format!("{good} of {} ordered pairs answer over IPv4 and IPv6", pairs.len()));
+    let good = pairs.iter().filter(|pair| pair.answers(families)).count();
+    let connected = good == pairs.len();
+    progress.tell(&format!(
+        "{good} of {} ordered pairs answer over {}",
+        pairs.len(),
+        names(families, " and ")
+    ));
     let throughput = match farthest(&view, &members) {
         Some((from, to)) if connected => {
             progress.tell(&format!("measuring a TCP stream from {} to {}", from.name, to.name));
@@ -105,13 +147,19 @@ async fn prove(lab: &Lab, progress: &Progress) -> Result<Report, LabError> {
         }
         _ => None,
     };
-    Ok(Report { connected, seconds: progress.seconds(), nodes: view.nodes, pairs, throughput })
+    let (seconds, families) = (progress.seconds(), families.to_vec());
+    Ok(Report { connected, seconds, applied, families, nodes: view.nodes, pairs, throughput })
 }
 
 /// Asks all other members for echoes.
-async fn ping(lab: &Lab, from: &NodeView, members: &[NodeView]) -> Result<Vec<Pair>, LabError> {
+async fn ping(
+    lab: &Lab,
+    from: &NodeView,
+    members: &[NodeView],
+    families: &[Family],
+) -> Result<Vec<Pair>, LabError> {
     let others: Vec<&NodeView> = members.iter().filter(|to| to.name != from.name).collect();
-    let targets = others.iter().flat_map(|to| [to.mesh.ip(Family::V4), to.mesh.ip(Family::V6)]);
+    let targets = others.iter().flat_map(|to| families.iter().map(|family| to.mesh.ip(*family)));
     // The best of three: the first may have had to look up a neighbour.
     let ping = Ping { replies: 3, limit: PING_LIMIT, ..Ping::once(targets) };
     let pinged = traffic::ping(&lab.node(&from.name), ping).await?;
@@ -135,7 +183,13 @@ fn farthest<'n>(view: &View, members: &'n [NodeView]) -> Option<(&'n NodeView, &
     Some((from, elsewhere.or(members.get(1))?))
 }
 
+fn names(families: &[Family], between: &str) -> String {
+    families.iter().map(Family::to_string).collect::<Vec<_>>().join(between)
+}
+
 fn text(report: &Report) -> String {
+    let families = &report.families;
+    let has_v6 = families.contains(&Family::V6);
     let rows = report.nodes.iter().map(|node| {
         let (underlay, mesh) = (&node.underlay, &node.mesh);
         vec![
@@ -143,7 +197,7 @@ fn text(report: &Report) -> String {
             node.site.clone(),
             underlay.v4.addr().to_string(),
             mesh.v4.addr().to_string(),
-            mesh.v6.addr().to_string(),
+            if has_v6 { mesh.v6.addr().to_string() } else { String::new() },
         ]
     });
     let mut text = table(["NODE", "SITE", "UNDERLAY", "MESH", ""], rows);
@@ -152,11 +206,18 @@ fn text(report: &Report) -> String {
     let times = matrix("RTT (ms)", &members, |from, to| {
         let pair = report.pairs.iter().find(|pair| pair.from == from && pair.to == to);
         let ms = |us: Option<u64>| us.map_or("-".to_owned(), |us| format!("{:.2}", us as f64 / 1000.0));
-        pair.map_or_else(String::new, |pair| format!("{} / {}", ms(pair.ipv4_us), ms(pair.ipv6_us)))
+        let times = |pair: &Pair| families.iter().map(|family| ms(pair.us(*family))).collect::<Vec<_>>();
+        pair.map_or_else(String::new, |pair| times(pair).join(" / "))
     });
     text.push_str(&format!("\n{times}\n"));
-    let good = report.pairs.iter().filter(|pair| pair.ipv4_us.is_some() && pair.ipv6_us.is_some()).count();
-    text.push_str(&format!("{good} of {} ordered pairs connected, IPv4 / IPv6\n", report.pairs.len()));
+    if let Some(Joined { nodes, steps }) = &report.applied {
+        text.push_str(&format!(
+            "{nodes} Talos nodes joined by {steps} verified steps; a second plan is empty\n"
+        ));
+    }
+    let good = report.pairs.iter().filter(|pair| pair.answers(families)).count();
+    let total = report.pairs.len();
+    text.push_str(&format!("{good} of {total} ordered pairs connected, {}\n", names(families, " / ")));
     if let Some(Throughput { from, to, bits_per_second, seconds }) = &report.throughput {
         let gigabits = bits_per_second / 1e9;
         text.push_str(&format!(

@@ -17,18 +17,8 @@ use crate::topology::{Family, Talos};
 /// Opens a port on loopback for the API of each node, and writes a talosconfig and a stand-in for ssh.
 pub(super) async fn open(lab: &Lab, name: &str, talos: &Talos, progress: &Progress) -> Result<(), LabError> {
     let view = lab.view().await?;
-    let mut endpoints = Vec::new();
     let new = view.nodes.len() - talos.new.min(view.nodes.len());
-    for node in &view.nodes {
-        endpoints.push(forward(lab, &node.name).await?.to_string());
-    }
-    let first = view.nodes.first().map(|node| node.underlay.ip(Family::V4).to_string());
-    let control_planes = endpoints.iter().take(talos.control_planes).cloned().collect();
-    let request = Request::Talosconfig { endpoints: control_planes, nodes: first.into_iter().collect() };
-    let text = match ask(&lab.sandbox, request).await? {
-        Answer::Text(text) => text,
-        other => return Err(unexpected(&other)),
-    };
+    let (text, _) = talosconfig(lab, talos).await?;
     let directory = background::directory(name)?;
     let path = directory.join("talosconfig");
     let what = || format!("write {}", path.display());
@@ -54,6 +44,23 @@ pub(super) async fn open(lab: &Lab, name: &str, talos: &Talos, progress: &Progre
         ));
     }
     Ok(())
+}
+
+/// Opens a port on loopback for the API of each node, in their order, and makes an admin's talosconfig with those of the
+/// control plane, which hand on to the nodes that they reach.
+pub(super) async fn talosconfig(lab: &Lab, talos: &Talos) -> Result<(String, Vec<SocketAddr>), LabError> {
+    let view = lab.view().await?;
+    let mut ports = Vec::new();
+    for node in &view.nodes {
+        ports.push(forward(lab, &node.name).await?);
+    }
+    let endpoints = ports.iter().take(talos.control_planes).map(SocketAddr::to_string).collect();
+    let first = view.nodes.first().map(|node| node.underlay.ip(Family::V4).to_string());
+    let request = Request::Talosconfig { endpoints, nodes: first.into_iter().collect() };
+    match ask(&lab.sandbox, request).await? {
+        Answer::Text(text) => Ok((text, ports)),
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// A port on loopback outside of the lab that leads to the API of `node`.

@@ -261,6 +261,9 @@ impl World {
                 // The key never leaves the node.
                 let secret = ichord::random::secret_key();
                 root::write(PRIVATE_KEY_FILE.as_ref(), 0o600, &secret.expose_base64())?;
+                // A config without a key file must not change who the node is.
+                ichord::identity::save(ichord::config::STATE_DIRECTORY.as_ref(), &secret)
+                    .attempt(|| "save the key of a node".to_owned())?;
                 Ok(Some(secret.public().to_string()))
             });
             node.public_key = public.await?;

@@ -1,0 +1,6 @@
+//! The operator's tool against simulated Talos nodes on loopback: no privileges, real TLS, real gRPC.
+
+mod change;
+mod damage;
+mod look;
+mod world;
