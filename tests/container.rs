@@ -6,10 +6,12 @@
 
 use std::env;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use ichor_tests::extension::unpacked::{Unpacked, shipped};
@@ -51,9 +53,31 @@ fn the_mesh_carries_traffic_between_containers_and_survives_the_death_of_each_pr
     reach(&a)?;
     ensure!(a.index()? == index, "and it is taken over");
 
+    // What a restart of the service by Talos costs: stop, a new container, first packets.
+    let mut pings = b.command("ping");
+    pings.args(["-D", "-n", "-i", "0.01", "-w", "20", "10.98.0.1"]).stdout(Stdio::piped());
+    let mut pings = pings.spawn()?;
+    let mut answers = BufReader::new(pings.stdout.take().context("no pipe")?).lines();
+    let mut answered = || -> Result<f64> {
+        let line = answers.by_ref().map_while(Result::ok).find(|line| line.contains("bytes from"));
+        let line = line.context("no answer came any more")?;
+        Ok(line.trim_start_matches('[').split(']').next().unwrap_or_default().parse()?)
+    };
+    let first = answered()?;
     let took = a.stop()?;
     eprintln!("stopped in {} ms", took.as_millis());
     ensure!(a.index()? == index, "a stop leaves the interface");
+    a.start(&Fault::None)?;
+    let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    let (mut last, mut pause) = (first, 0.0_f64);
+    while last < started {
+        let next = answered()?;
+        pause = pause.max(next - last);
+        last = next;
+    }
+    eprintln!("a restart of the service: {:.0} ms without an answer", pause * 1e3);
+    pings.kill()?;
+    pings.wait()?;
     Ok(())
 }
 

@@ -48,6 +48,9 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// Seconds since the Unix epoch when this was written.
     pub written_at: u64,
+    /// SHA-256 of the configuration file that is in effect, as `sha256sum` prints it.
+    #[serde(rename = "configSHA256", skip_serializing_if = "Option::is_none", default)]
+    pub config_sha256: Option<String>,
     /// Name of the interface.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub interface: Option<String>,
@@ -112,6 +115,7 @@ impl Status {
             state: State::Starting,
             problems: Vec::new(),
             written_at: seconds(SystemTime::now()),
+            config_sha256: None,
             interface: None,
             listen_port: None,
             public_key: None,

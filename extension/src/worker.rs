@@ -87,6 +87,8 @@ struct Worker {
     config_path: PathBuf,
     stamp: Option<Stamp>,
     config: Option<Config>,
+    /// Of the file that `config` was read from.
+    config_sha256: Option<String>,
     runtime_directory: PathBuf,
     driver: DriverHandle,
     keeper: Option<Keeper>,
@@ -142,6 +144,7 @@ impl Worker {
             config_path,
             stamp: None,
             config: None,
+            config_sha256: None,
             runtime_directory: PathBuf::from(status::RUNTIME_DIRECTORY),
             driver,
             keeper,
@@ -267,6 +270,7 @@ impl Worker {
                 }
                 tracing::info!(file = %self.config_path.display(), "configuration read");
                 self.config = Some(config);
+                self.config_sha256 = Some(sha256(text.as_bytes()));
             }
             Err(error) => {
                 let error = anyhow::Error::from(error);
@@ -330,6 +334,11 @@ impl Worker {
             self.problems.insert(part, cause);
         }
     }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The configuration that was in effect last. It is looked for where the default state directory is: a file

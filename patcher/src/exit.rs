@@ -48,6 +48,15 @@ pub struct Refusal {
     pub advice: Option<String>,
 }
 
+/// A step that was done and cannot be proven good: nothing more is done.
+#[derive(Debug)]
+pub struct Unproven {
+    /// What is not proven, and what was seen last.
+    pub what: String,
+    /// The command that tells more.
+    pub advice: String,
+}
+
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -63,6 +72,14 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+impl fmt::Display for Unproven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Unproven {}
 
 /// The exit code for how a command ended, after telling the user about its error.
 pub fn conclude(result: anyhow::Result<Exit>) -> Exit {
@@ -85,6 +102,9 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     if is(|cause| cause.is::<Refusal>()) {
         return Exit::Refused;
     }
+    if is(|cause| cause.is::<Unproven>()) {
+        return Exit::Stopped;
+    }
     error.chain().find_map(|cause| cause.downcast_ref()).map_or(Exit::Failed, UpdateError::exit)
 }
 
@@ -101,6 +121,7 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<String> {
         let from_call = cause.downcast_ref::<ApiError>().and_then(|error| error.cause.advice());
         from_call
             .or_else(|| cause.downcast_ref::<Refusal>().and_then(|refusal| refusal.advice.clone()))
+            .or_else(|| cause.downcast_ref::<Unproven>().map(|unproven| unproven.advice.clone()))
             .or_else(|| cause.downcast_ref().and_then(UpdateError::advice).map(str::to_owned))
     })
 }
@@ -117,6 +138,8 @@ mod tests {
         assert_eq!(exit_of(&usage), Exit::Usage);
         let refusal = anyhow::Error::new(Refusal { reason: "no".into(), advice: Some("do".into()) });
         assert_eq!((exit_of(&refusal), advice(&refusal).as_deref()), (Exit::Refused, Some("do")));
+        let unproven = anyhow::Error::new(Unproven { what: "silent".into(), advice: "look".into() });
+        assert_eq!((exit_of(&unproven), advice(&unproven).as_deref()), (Exit::Stopped, Some("look")));
         assert_eq!(exit_of(&anyhow::anyhow!("x")), Exit::Failed);
     }
 

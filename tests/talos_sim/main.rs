@@ -3,4 +3,5 @@
 mod change;
 mod damage;
 mod look;
+mod mesh;
 mod world;

@@ -43,6 +43,7 @@ impl Worker {
             (Some(_), true) => State::Running,
             (Some(_), false) => State::Degraded,
         };
+        snapshot.config_sha256.clone_from(&self.config_sha256);
         let Some(config) = &self.config else { return snapshot };
         snapshot.interface.clone_from(&self.applied.interface);
         snapshot.listen_port = self.applied.listen_port;

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use ichor_proto::talos::machine::apply_configuration_request::Mode;
 
 use super::nodes::Nodes;
+use super::service;
 use crate::api::ApplyOptions;
 use crate::cluster::Cluster;
 use crate::config_update::{self, NodeConfig, UpdateError};
@@ -53,6 +54,9 @@ pub(crate) async fn apply(plan: &Plan, nodes: &Nodes, tell: &dyn Fn(&str)) -> an
             tell(&format!("{}: warning: {warning}", node.name));
         }
         tell(&format!("{}: {} applied and verified", node.name, step.kind.name()));
+        if let Some(told) = service::follow(client, &now.active.text, &step.after).await? {
+            tell(&format!("{}: {told}", node.name));
+        }
         changed.insert(turn.node);
         steps += 1;
     }

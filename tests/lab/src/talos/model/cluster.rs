@@ -173,15 +173,16 @@ impl Cluster {
     /// Those of Talos.
     pub fn control(&mut self, node: &str, id: &str, verb: Verb, now: Duration) -> Result<String, Refusal> {
         let node = self.node_mut(node)?;
+        let was_mounted = node.mounted(id).is_some();
         let reply = node.services.control(id, verb, &mut node.events, now)?;
-        if let Some(config) = node.told(id).cloned() {
-            let service = id.to_owned();
-            if verb != Verb::Start {
-                node.jobs.push(Job::Stop { service: service.clone() });
-            }
-            if verb != Verb::Stop {
-                node.jobs.push(Job::Run { service, config });
-            }
+        let service = id.to_owned();
+        if verb != Verb::Start && was_mounted {
+            node.jobs.push(Job::Stop { service: service.clone() });
+        }
+        if verb != Verb::Stop
+            && let Some(config) = node.mount(id)
+        {
+            node.jobs.push(Job::Run { service, config });
         }
         self.settle(now);
         Ok(reply)

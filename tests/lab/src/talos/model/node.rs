@@ -138,8 +138,17 @@ pub struct Node {
     pub(crate) events: Events,
     pub(crate) dmesg: Log,
     pub(crate) jobs: Vec<Job>,
-    /// What the last boot told the extension services.
-    told: BTreeMap<String, ExtensionConfig>,
+    /// The configs of extension services.
+    told: BTreeMap<String, Told>,
+}
+
+/// The config of an extension service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    config: ExtensionConfig,
+    /// Whether the container was started since. A running service is not restarted for its first document, and its
+    /// container has no such mount (Talos: the first version of a config is taken for the one that the service waits for).
+    is_mounted: bool,
 }
 
 impl Node {
@@ -345,7 +354,7 @@ impl Node {
         self.enter(Stage::Booting, now);
         let (of, extensions) = (self.machine_type(), self.spec.extensions.clone());
         self.services.boot(of, &extensions, &mut self.events, now);
-        self.tell_extensions();
+        self.tell_extensions(true);
         self.power = Power::Booting { until: now + self.spec.boot_time / 2 };
     }
 
@@ -362,11 +371,11 @@ impl Node {
         self.active = Some(config);
         self.say("machined", "[talos] machine config was updated", now);
         self.services.write("machined", "machine config was updated");
-        self.tell_extensions();
+        self.tell_extensions(false);
     }
 
     /// Tells extension services about their configs, where those are news.
-    fn tell_extensions(&mut self) {
+    fn tell_extensions(&mut self, is_boot: bool) {
         let configs: BTreeMap<String, ExtensionConfig> = match &self.active {
             Some(active) => active.extensions().map(|(name, config)| (name.to_owned(), config)).collect(),
             None => BTreeMap::new(),
@@ -374,10 +383,13 @@ impl Node {
         for name in self.spec.extensions.clone() {
             let service = format!("ext-{name}");
             match configs.get(&name) {
-                Some(config) if self.told.get(&service) != Some(config) => {
-                    self.services.write(&service, "configuration has changed");
-                    self.told.insert(service.clone(), config.clone());
-                    self.jobs.push(Job::Run { service, config: config.clone() });
+                Some(config) if self.told.get(&service).is_none_or(|told| told.config != *config) => {
+                    let is_mounted = is_boot || self.told.contains_key(&service);
+                    self.told.insert(service.clone(), Told { config: config.clone(), is_mounted });
+                    if is_mounted {
+                        self.services.write(&service, "configuration has changed");
+                        self.jobs.push(Job::Run { service, config: config.clone() });
+                    }
                 }
                 None if self.told.remove(&service).is_some() => {
                     self.services.write(&service, "configuration was removed");
@@ -388,9 +400,22 @@ impl Node {
         }
     }
 
-    /// What an extension service was told, for one that is started again.
-    pub(crate) fn told(&self, service: &str) -> Option<&ExtensionConfig> {
-        self.told.get(service)
+    /// Mounts the config of an extension service that is started again, and tells it.
+    pub(crate) fn mount(&mut self, service: &str) -> Option<ExtensionConfig> {
+        let told = self.told.get_mut(service)?;
+        told.is_mounted = true;
+        Some(told.config.clone())
+    }
+
+    /// Whether a service runs.
+    pub(crate) fn runs(&self, service: &str) -> bool {
+        self.services.is_running(service)
+    }
+
+    /// The config that an extension service runs with.
+    pub(crate) fn mounted(&self, service: &str) -> Option<&ExtensionConfig> {
+        let told = self.told.get(service).filter(|told| told.is_mounted && self.runs(service));
+        told.map(|told| &told.config)
     }
 
     pub(crate) fn enter(&mut self, stage: Stage, now: Duration) {

@@ -97,6 +97,11 @@ impl Services {
         self.services.iter().map(|(id, service)| (id.as_str(), service))
     }
 
+    /// Whether a service runs.
+    pub(crate) fn is_running(&self, id: &str) -> bool {
+        self.services.get(id).is_some_and(|service| service.running)
+    }
+
     /// Those that do not run or are not well.
     pub(crate) fn unwell(&self) -> Vec<&str> {
         let unwell = |service: &Service| !service.running || service.healthy == Some(false);

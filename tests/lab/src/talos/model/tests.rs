@@ -278,15 +278,19 @@ fn an_extension_is_run_with_what_its_document_says_and_again_when_that_changes()
         );
         config("worker", "") + &document
     };
-    for content in ["a", "a", "b"] {
-        cluster.apply("w-1", sent(&with(content), Mode::NoReboot), START).unwrap();
-    }
     let run = |effect: &Effect| match effect {
         Effect::Run { config, .. } => config.files[0].1.clone(),
         Effect::Stop { service, .. } => format!("stop {service}"),
     };
     let seen = |cluster: &mut Cluster| cluster.effects().iter().map(run).collect::<Vec<_>>();
-    assert_eq!(seen(&mut cluster), ["a", "b"]);
+    cluster.apply("w-1", sent(&with("a"), Mode::NoReboot), START).unwrap();
+    assert_eq!(seen(&mut cluster), [""; 0], "a running service is not restarted for its first document");
+    cluster.control("w-1", "ext-ichor", Verb::Restart, START).unwrap();
+    assert_eq!(seen(&mut cluster), ["a"]);
+    for content in ["a", "b"] {
+        cluster.apply("w-1", sent(&with(content), Mode::NoReboot), START).unwrap();
+    }
+    assert_eq!(seen(&mut cluster), ["b"]);
     cluster.leave("w-1", true, START).unwrap();
     let now = pass(&mut cluster, START, BOOT * 3);
     assert_eq!(seen(&mut cluster), ["stop ext-ichor", "b"]);

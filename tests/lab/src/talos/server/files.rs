@@ -15,9 +15,31 @@ pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
             format!("NAME=\"Talos\"\nID=talos\nVERSION_ID={tag}\nPRETTY_NAME=\"Talos ({tag})\"\n")
         }
         "/system/state/config.yaml" => node.persistent()?.text().to_owned(),
+        "/var/run/ichor/status.json" => daemon_status(node)?,
         _ => node.active().and_then(|config| config.file(path))?,
     };
     Some(text.into_bytes())
+}
+
+/// What the daemon says of itself, as far as its container decides it: whether it runs, and which configuration it
+/// found mounted.
+fn daemon_status(node: &Node) -> Option<String> {
+    if !node.runs("ext-ichor") {
+        return None;
+    }
+    let files = node.mounted("ext-ichor").map(|config| &config.files[..]).unwrap_or_default();
+    let status = match files.iter().find(|(path, _)| path == "/usr/local/etc/ichor/ichord.yaml") {
+        Some((_, content)) => {
+            let digest = ring::digest::digest(&ring::digest::SHA256, content.as_bytes());
+            let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            serde_json::json!({"state": "running", "problems": [], "configSHA256": digest})
+        }
+        None => serde_json::json!({
+            "state": "idle",
+            "problems": [{"part": "config", "cause": "no such file: /usr/local/etc/ichor/ichord.yaml; waiting"}],
+        }),
+    };
+    Some(status.to_string())
 }
 
 /// The admin's kubeconfig as the API sends it: a compressed archive with one file.
