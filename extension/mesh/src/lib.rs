@@ -24,10 +24,12 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod crypto;
 pub mod gate;
 pub mod key;
 pub mod node;
 pub mod packet;
+pub mod record;
 pub mod route;
 pub mod status;
 pub mod transmit;
