@@ -26,10 +26,13 @@
 pub mod control;
 pub mod crypto;
 pub mod gate;
+pub mod gossip;
+pub mod hello;
 pub mod key;
 pub mod node;
 pub mod packet;
 pub mod record;
+pub mod roster;
 pub mod route;
 pub mod status;
 pub mod transmit;

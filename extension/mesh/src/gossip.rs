@@ -1,0 +1,312 @@
+//! How members pass records on: a push when something is new, and a comparison now and then that finds whatever a
+//! push missed.
+//!
+//! Each member talks to a few others, its *neighbours*: those at distances 1, 2, 4, ... in both directions on the ring
+//! of all identities. So both ends of a pair agree that they are one, every member is reached in few steps, and a
+//! member that is gone leaves no hole that the distances do not span.
+//!
+//! A new item goes at once to [`EAGER`] neighbours, and its digest a moment later to the others, who ask if they did not
+//! get it otherwise. Every [`SUMMARY_INTERVAL`] a member compares all that it knows with one neighbour: a sum over
+//! everything, then sums over 64 buckets, then the digests of the buckets that differ. The same happens at once when a
+//! session with anybody begins, which is how a healed partition converges.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::RngCore as _;
+
+use crate::record::IdentityKey;
+use crate::roster::{ItemDigest, Roster};
+
+mod message;
+
+pub use self::message::{BUCKETS, BadMessage, MAX_HELLO_KEYS, MAX_PAYLOAD, Message};
+
+/// Neighbours that get a new item at once.
+const EAGER: usize = 4;
+/// How long digests for the others are gathered.
+const LAZY_DELAY: Duration = Duration::from_millis(100);
+/// How often a member compares notes with one neighbour.
+pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
+/// Wait before notes are compared again with somebody with whom they differed.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How often notes are compared again with one that never agrees.
+const MAX_AGAIN: u8 = 8;
+/// Buckets whose digests are exchanged at once: bounds the burst that a comparison causes.
+const BUCKETS_AT_ONCE: usize = 8;
+/// Items sent in answer to one message.
+const ITEMS_AT_ONCE: usize = 128;
+/// How long an item that was asked for is not asked for again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Messages to send, each to one member.
+pub type Outbox = Vec<(IdentityKey, Vec<u8>)>;
+
+/// What gossip remembers between messages.
+#[derive(Debug)]
+pub struct Gossip {
+    lazy: BTreeMap<IdentityKey, Vec<ItemDigest>>,
+    lazy_at: Option<Instant>,
+    summary_at: Instant,
+    again: BTreeMap<IdentityKey, (Instant, u8)>,
+    asked: BTreeMap<ItemDigest, Instant>,
+}
+
+impl Gossip {
+    /// Starts at `now`.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            lazy: BTreeMap::new(),
+            lazy_at: None,
+            summary_at: now + SUMMARY_INTERVAL,
+            again: BTreeMap::new(),
+            asked: BTreeMap::new(),
+        }
+    }
+
+    /// Passes a new item on to `reachable` members, but not back to `from`.
+    pub fn push(
+        &mut self,
+        bytes: &Arc<[u8]>,
+        digest: ItemDigest,
+        from: Option<IdentityKey>,
+        reachable: &[IdentityKey],
+        now: Instant,
+        rng: &mut ChaCha12Rng,
+    ) -> Outbox {
+        self.asked.remove(&digest);
+        let mut others: Vec<_> = reachable.iter().filter(|member| Some(**member) != from).copied().collect();
+        let eager = EAGER.min(others.len());
+        for n in 0..eager {
+            let pick = n + rng.next_u32() as usize % (others.len() - n);
+            others.swap(n, pick);
+        }
+        for member in others.iter().skip(eager) {
+            self.lazy.entry(*member).or_default().push(digest);
+            self.lazy_at.get_or_insert(now + LAZY_DELAY);
+        }
+        let message = message::items(std::slice::from_ref(bytes));
+        others
+            .into_iter()
+            .take(eager)
+            .flat_map(|member| message.iter().map(move |m| (member, m.clone())))
+            .collect()
+    }
+
+    /// Compares notes with a member with whom a session began.
+    pub fn met(&mut self, member: IdentityKey, roster: &Roster) -> Outbox {
+        self.again.remove(&member);
+        vec![(member, Message::summary(roster).encode())]
+    }
+
+    /// Takes a message about what its sender knows. Items themselves are the caller's.
+    pub fn handle(
+        &mut self,
+        from: IdentityKey,
+        message: &Message<'_>,
+        roster: &Roster,
+        now: Instant,
+    ) -> Outbox {
+        match message {
+            Message::Summary { .. } if *message == Message::summary(roster) => {
+                self.again.remove(&from);
+                Vec::new()
+            }
+            Message::Summary { .. } => vec![(from, Message::buckets(roster).encode())],
+            Message::Buckets(theirs) => self.compare_buckets(from, theirs, roster, now),
+            Message::Bucket { index, digests } => self.compare_bucket(from, *index, digests, roster, now),
+            Message::Have(digests) => self.ask(from, digests.iter().copied(), roster, now),
+            Message::Want(digests) => answer(from, digests, roster),
+            Message::Items(_)
+            | Message::Ping(_)
+            | Message::Pong(_)
+            | Message::HelloKeys(_)
+            | Message::Observed(_) => Vec::new(),
+        }
+    }
+
+    fn compare_buckets(
+        &mut self,
+        from: IdentityKey,
+        theirs: &[u64; BUCKETS],
+        roster: &Roster,
+        now: Instant,
+    ) -> Outbox {
+        let Message::Buckets(ours) = Message::buckets(roster) else { return Vec::new() };
+        let differing = (0..BUCKETS).filter(|n| ours[*n] != theirs[*n]).take(BUCKETS_AT_ONCE);
+        let buckets: Vec<u8> = differing.map(|n| n as u8).collect();
+        if !buckets.is_empty() {
+            self.compare_again(from, now);
+        }
+        buckets
+            .into_iter()
+            .flat_map(|index| {
+                let digests: Vec<_> = roster
+                    .digests()
+                    .filter(|digest| message::bucket(*digest) == usize::from(index))
+                    .collect();
+                message::bucket_digests(index, &digests)
+            })
+            .map(|message| (from, message))
+            .collect()
+    }
+
+    /// They told what they have in one bucket: send what they lack, ask for what we lack.
+    fn compare_bucket(
+        &mut self,
+        from: IdentityKey,
+        index: u8,
+        theirs: &[ItemDigest],
+        roster: &Roster,
+        now: Instant,
+    ) -> Outbox {
+        let has: BTreeSet<_> = theirs.iter().copied().collect();
+        let lacking: Vec<_> = roster
+            .digests()
+            .filter(|digest| message::bucket(*digest) == usize::from(index) && !has.contains(digest))
+            .collect();
+        let mut outbox = answer(from, &lacking, roster);
+        outbox.extend(self.ask(from, theirs.iter().copied(), roster, now));
+        self.compare_again(from, now);
+        outbox
+    }
+
+    fn ask(
+        &mut self,
+        from: IdentityKey,
+        digests: impl Iterator<Item = ItemDigest>,
+        roster: &Roster,
+        now: Instant,
+    ) -> Outbox {
+        self.asked.retain(|_, at| now.saturating_duration_since(*at) < ASK_AGAIN_AFTER);
+        let unknown: Vec<_> =
+            digests.filter(|digest| !roster.knows(*digest) && !self.asked.contains_key(digest)).collect();
+        self.asked.extend(unknown.iter().map(|digest| (*digest, now)));
+        message::want(&unknown).into_iter().map(|message| (from, message)).collect()
+    }
+
+    fn compare_again(&mut self, member: IdentityKey, now: Instant) {
+        let count = self.again.get(&member).map_or(0, |(_, count)| *count);
+        if count < MAX_AGAIN {
+            self.again.insert(member, (now + AGAIN_AFTER, count + 1));
+        }
+    }
+
+    /// What is due.
+    pub fn handle_timeout(
+        &mut self,
+        reachable: &[IdentityKey],
+        roster: &Roster,
+        now: Instant,
+        rng: &mut ChaCha12Rng,
+    ) -> Outbox {
+        let mut outbox = Vec::new();
+        if self.lazy_at.is_some_and(|at| at <= now) {
+            self.lazy_at = None;
+            for (member, digests) in std::mem::take(&mut self.lazy) {
+                outbox.extend(message::have(&digests).into_iter().map(|message| (member, message)));
+            }
+        }
+        let due: Vec<_> =
+            self.again.iter().filter(|(_, (at, _))| *at <= now).map(|(member, _)| *member).collect();
+        for member in due {
+            // The count stays until they agree.
+            if let Some((at, _)) = self.again.get_mut(&member) {
+                *at = now + SUMMARY_INTERVAL;
+            }
+            if reachable.contains(&member) {
+                outbox.push((member, Message::summary(roster).encode()));
+            } else {
+                self.again.remove(&member);
+            }
+        }
+        if self.summary_at <= now {
+            // Spread, so that members do not fall into step.
+            let jitter = Duration::from_millis(u64::from(rng.next_u32() % 2_000));
+            self.summary_at = now + SUMMARY_INTERVAL - Duration::from_secs(1) + jitter;
+            if !reachable.is_empty() {
+                let pick = reachable[rng.next_u32() as usize % reachable.len()];
+                self.again.remove(&pick);
+                outbox.push((pick, Message::summary(roster).encode()));
+            }
+        }
+        outbox
+    }
+
+    /// When something is due.
+    pub fn deadline(&self) -> Instant {
+        let again = self.again.values().map(|(at, _)| *at).min();
+        [self.lazy_at, again].into_iter().flatten().fold(self.summary_at, Instant::min)
+    }
+}
+
+fn answer(to: IdentityKey, digests: &[ItemDigest], roster: &Roster) -> Outbox {
+    let items: Vec<_> = digests
+        .iter()
+        .take(ITEMS_AT_ONCE)
+        .filter_map(|digest| roster.find(*digest))
+        .map(|item| item.to_bytes())
+        .collect();
+    message::items(&items).into_iter().map(|message| (to, message)).collect()
+}
+
+/// The neighbours of `us` among `members`, which are sorted and include `us`.
+pub fn neighbours(members: &[IdentityKey], us: &IdentityKey) -> BTreeSet<IdentityKey> {
+    let Ok(at) = members.binary_search(us) else { return BTreeSet::new() };
+    let count = members.len();
+    let mut found = BTreeSet::new();
+    let mut distance = 1;
+    while distance < count {
+        found.insert(members[(at + distance) % count]);
+        found.insert(members[(at + count - distance) % count]);
+        distance *= 2;
+    }
+    found.remove(us);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(count: usize) -> Vec<IdentityKey> {
+        let mut members: Vec<_> =
+            (0..count).map(|n| IdentityKey(crate::crypto::hash(&[&n.to_le_bytes()]))).collect();
+        members.sort_unstable();
+        members
+    }
+
+    #[test]
+    fn both_ends_agree_on_being_neighbours() {
+        for count in [1, 2, 3, 5, 17, 100] {
+            let members = ring(count);
+            for a in &members {
+                for b in neighbours(&members, a) {
+                    assert!(neighbours(&members, &b).contains(a), "of {count}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_are_few_and_reach_everybody_in_few_steps() {
+        let members = ring(1000);
+        let mut steps = 0;
+        let mut reached = BTreeSet::from([members[0]]);
+        while reached.len() < members.len() {
+            reached = reached
+                .iter()
+                .flat_map(|member| {
+                    let next = neighbours(&members, member);
+                    assert!(next.len() <= 20);
+                    next
+                })
+                .chain(reached.iter().copied())
+                .collect();
+            steps += 1;
+        }
+        assert!(steps <= 6, "{steps} steps");
+    }
+}

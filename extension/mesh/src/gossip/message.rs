@@ -1,0 +1,280 @@
+//! What members say to each other inside sessions, in control packets.
+//!
+//! ```text
+//!  1 items      (length (2), item)*            5 have     digest (8)*
+//!  2 summary    count (4), sum (8)             6 want     digest (8)*
+//!  3 buckets    sum (8) * 64                   7 ping     nonce (8)
+//!  4 bucket     index (1), digest (8)*         8 pong     nonce (8)
+//!  9 hello keys (epoch (8), secret (32))*     10 observed family, address, port
+//! ```
+//!
+//! Numbers are little-endian. A sum is the exclusive or of digests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::record::tlv::{read_sockets, write_sockets};
+use crate::roster::{ItemDigest, Roster};
+
+/// Longest message: with its headers a packet of 1280 bytes, the least MTU of IPv6.
+pub const MAX_PAYLOAD: usize = 1240;
+/// Buckets of digests, by their upper six bits.
+pub const BUCKETS: usize = 64;
+/// Digests in one message.
+const MAX_DIGESTS: usize = (MAX_PAYLOAD - 2) / 8;
+/// Hello keys in one message.
+pub const MAX_HELLO_KEYS: usize = 16;
+
+const ITEMS: u8 = 1;
+const SUMMARY: u8 = 2;
+const BUCKET_SUMS: u8 = 3;
+const BUCKET: u8 = 4;
+const HAVE: u8 = 5;
+const WANT: u8 = 6;
+const PING: u8 = 7;
+const PONG: u8 = 8;
+const HELLO_KEYS: u8 = 9;
+const OBSERVED: u8 = 10;
+
+/// A message, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Items, each as it was signed.
+    Items(Vec<&'a [u8]>),
+    /// All that the sender knows, in one sum.
+    Summary {
+        /// How many items.
+        count: u32,
+        /// Their sum.
+        sum: u64,
+    },
+    /// The same, in 64 sums.
+    Buckets(Box<[u64; BUCKETS]>),
+    /// All digests of one bucket, or a part of them.
+    Bucket {
+        /// Which bucket.
+        index: u8,
+        /// The digests in it.
+        digests: Vec<ItemDigest>,
+    },
+    /// Items that the sender has, if they are wanted.
+    Have(Vec<ItemDigest>),
+    /// Items that the sender wants.
+    Want(Vec<ItemDigest>),
+    /// Are you there?
+    Ping(u64),
+    /// I am.
+    Pong(u64),
+    /// The private halves of the network's hello keys.
+    HelloKeys(Vec<(u64, [u8; 32])>),
+    /// Where the receiver's datagrams come from.
+    Observed(SocketAddr),
+}
+
+/// Bytes that are no message: of a newer version, or nonsense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a message")]
+pub struct BadMessage;
+
+impl<'a> Message<'a> {
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// [`BadMessage`].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, BadMessage> {
+        let (kind, body) = bytes.split_first().ok_or(BadMessage)?;
+        Ok(match *kind {
+            ITEMS => Self::Items(split_items(body).ok_or(BadMessage)?),
+            SUMMARY => {
+                let (count, sum) = body.split_first_chunk::<4>().ok_or(BadMessage)?;
+                let sum = sum.try_into().map_err(|_| BadMessage)?;
+                Self::Summary { count: u32::from_le_bytes(*count), sum: u64::from_le_bytes(sum) }
+            }
+            BUCKET_SUMS => {
+                let sums = numbers(body).ok_or(BadMessage)?;
+                Self::Buckets(sums.into_boxed_slice().try_into().map_err(|_| BadMessage)?)
+            }
+            BUCKET => {
+                let (index, digests) = body.split_first().ok_or(BadMessage)?;
+                if usize::from(*index) >= BUCKETS {
+                    return Err(BadMessage);
+                }
+                Self::Bucket { index: *index, digests: digests_of(digests)? }
+            }
+            HAVE => Self::Have(digests_of(body)?),
+            WANT => Self::Want(digests_of(body)?),
+            PING => Self::Ping(u64::from_le_bytes(body.try_into().map_err(|_| BadMessage)?)),
+            PONG => Self::Pong(u64::from_le_bytes(body.try_into().map_err(|_| BadMessage)?)),
+            HELLO_KEYS => {
+                if !body.len().is_multiple_of(40) || body.len() > 40 * MAX_HELLO_KEYS {
+                    return Err(BadMessage);
+                }
+                let key = |part: &[u8]| {
+                    let (epoch, secret) = part.split_first_chunk::<8>()?;
+                    Some((u64::from_le_bytes(*epoch), secret.try_into().ok()?))
+                };
+                Self::HelloKeys(body.chunks_exact(40).map(key).collect::<Option<_>>().ok_or(BadMessage)?)
+            }
+            OBSERVED => match read_sockets(body).as_deref() {
+                Some([socket]) => Self::Observed(*socket),
+                _ => return Err(BadMessage),
+            },
+            _ => return Err(BadMessage),
+        })
+    }
+
+    /// Writes the message.
+    pub fn encode(&self) -> Vec<u8> {
+        let digests_after = |mut bytes: Vec<u8>, digests: &[ItemDigest]| {
+            bytes.extend(digests.iter().flat_map(|digest| digest.0.to_le_bytes()));
+            bytes
+        };
+        match self {
+            Self::Items(items) => {
+                let mut bytes = vec![ITEMS];
+                for item in items {
+                    bytes.extend_from_slice(&(item.len() as u16).to_le_bytes());
+                    bytes.extend_from_slice(item);
+                }
+                bytes
+            }
+            Self::Summary { count, sum } => {
+                [&[SUMMARY][..], &count.to_le_bytes(), &sum.to_le_bytes()].concat()
+            }
+            Self::Buckets(sums) => {
+                let mut bytes = vec![BUCKET_SUMS];
+                bytes.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
+                bytes
+            }
+            Self::Bucket { index, digests } => digests_after(vec![BUCKET, *index], digests),
+            Self::Have(digests) => digests_after(vec![HAVE], digests),
+            Self::Want(digests) => digests_after(vec![WANT], digests),
+            Self::Ping(nonce) => [&[PING][..], &nonce.to_le_bytes()].concat(),
+            Self::Pong(nonce) => [&[PONG][..], &nonce.to_le_bytes()].concat(),
+            Self::HelloKeys(keys) => {
+                let mut bytes = vec![HELLO_KEYS];
+                for (epoch, secret) in keys {
+                    bytes.extend_from_slice(&epoch.to_le_bytes());
+                    bytes.extend_from_slice(secret);
+                }
+                bytes
+            }
+            Self::Observed(socket) => [&[OBSERVED][..], &write_sockets(&[*socket])].concat(),
+        }
+    }
+
+    /// The sum over all that `roster` knows.
+    pub fn summary(roster: &Roster) -> Self {
+        let (count, sum) =
+            roster.digests().fold((0u32, 0), |(count, sum), digest| (count + 1, sum ^ digest.0));
+        Self::Summary { count, sum }
+    }
+
+    /// The sums by bucket.
+    pub fn buckets(roster: &Roster) -> Self {
+        let mut sums = Box::new([0; BUCKETS]);
+        for digest in roster.digests() {
+            sums[bucket(digest)] ^= digest.0;
+        }
+        Self::Buckets(sums)
+    }
+}
+
+/// The bucket of a digest.
+pub(super) fn bucket(digest: ItemDigest) -> usize {
+    (digest.0 >> 58) as usize
+}
+
+/// Messages with `items`, as few as their lengths allow.
+pub(super) fn items(items: &[Arc<[u8]>]) -> Vec<Vec<u8>> {
+    let mut messages: Vec<Vec<u8>> = Vec::new();
+    for item in items.iter().filter(|item| item.len() + 3 <= MAX_PAYLOAD) {
+        let fits = messages.last().is_some_and(|message| message.len() + 2 + item.len() <= MAX_PAYLOAD);
+        if !fits {
+            messages.push(vec![ITEMS]);
+        }
+        if let Some(message) = messages.last_mut() {
+            message.extend_from_slice(&(item.len() as u16).to_le_bytes());
+            message.extend_from_slice(item);
+        }
+    }
+    messages
+}
+
+pub(super) fn have(digests: &[ItemDigest]) -> Vec<Vec<u8>> {
+    digests.chunks(MAX_DIGESTS).map(|part| Message::Have(part.to_vec()).encode()).collect()
+}
+
+pub(super) fn want(digests: &[ItemDigest]) -> Vec<Vec<u8>> {
+    digests.chunks(MAX_DIGESTS).map(|part| Message::Want(part.to_vec()).encode()).collect()
+}
+
+/// The digests of one bucket. One that is empty is said, too. One that is too long for a message is cut: what is left
+/// out looks as if it were lacking, is sent for nothing, and known.
+pub(super) fn bucket_digests(index: u8, digests: &[ItemDigest]) -> Vec<Vec<u8>> {
+    let part = digests.get(..MAX_DIGESTS).unwrap_or(digests);
+    vec![Message::Bucket { index, digests: part.to_vec() }.encode()]
+}
+
+fn split_items(mut body: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut items = Vec::new();
+    while let Some((len, rest)) = body.split_first_chunk::<2>() {
+        let (item, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+        items.push(item);
+        body = rest;
+    }
+    body.is_empty().then_some(items)
+}
+
+fn numbers(body: &[u8]) -> Option<Vec<u64>> {
+    if !body.len().is_multiple_of(8) {
+        return None;
+    }
+    body.chunks_exact(8).map(|part| part.try_into().ok().map(u64::from_le_bytes)).collect()
+}
+
+fn digests_of(body: &[u8]) -> Result<Vec<ItemDigest>, BadMessage> {
+    numbers(body).map(|numbers| numbers.into_iter().map(ItemDigest).collect()).ok_or(BadMessage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_are_read_back() {
+        let messages = [
+            Message::Items(vec![b"one", b"", b"three"]),
+            Message::Summary { count: 3, sum: 0x0102_0304_0506_0708 },
+            Message::Buckets(Box::new([7; BUCKETS])),
+            Message::Bucket { index: 63, digests: vec![ItemDigest(1), ItemDigest(2)] },
+            Message::Have(vec![ItemDigest(9)]),
+            Message::Want(vec![]),
+            Message::Ping(5),
+            Message::Pong(6),
+            Message::HelloKeys(vec![(1, [2; 32]), (3, [4; 32])]),
+            Message::Observed("[2001:db8::1]:7".parse().unwrap()),
+        ];
+        for message in messages {
+            assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn items_are_packed_within_the_limit() {
+        let all: Vec<Arc<[u8]>> = (0..10).map(|n| vec![n; 500].into()).collect();
+        let messages = items(&all);
+        assert_eq!(messages.len(), 5);
+        assert!(messages.iter().all(|message| message.len() <= MAX_PAYLOAD));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1300)) {
+            if let Ok(message) = Message::decode(&bytes) {
+                prop_assert_eq!(message.encode(), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Who owns the network, as it follows from the genesis and all changes, in whatever order they came.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::record::OwnerKey;
+use crate::record::RecordId;
+use crate::record::genesis::{Genesis, Owner, overlap};
+use crate::record::owner::{OwnerChange, SignedOwnerChange};
+
+/// The owners of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owners {
+    /// Everybody who ever was one, most senior first.
+    all: Vec<OwnerState>,
+}
+
+/// What became of an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnerState {
+    /// Key and range.
+    pub owner: Owner,
+    /// Whether it may still act.
+    pub standing: Standing,
+}
+
+/// Whether an owner may act, and what its acts are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It may act.
+    Active,
+    /// It may not act any more; what it did stays.
+    Retired,
+    /// Its key was stolen: what it revoked is void.
+    Void,
+}
+
+impl Owners {
+    /// Works out the owners. The result depends on the set of changes, not on their order.
+    pub(super) fn of(genesis: &Genesis, changes: &BTreeMap<RecordId, SignedOwnerChange>) -> Self {
+        let active = |owner: &Owner| OwnerState { owner: *owner, standing: Standing::Active };
+        let mut owners = Self { all: genesis.owners.iter().map(active).collect() };
+        owners.add_all(changes);
+        owners.remove_all(changes);
+        owners
+    }
+
+    /// Adds owners until no change adds another. Within one round the order is that of the records' identities.
+    fn add_all(&mut self, changes: &BTreeMap<RecordId, SignedOwnerChange>) {
+        loop {
+            let known = self.all.len();
+            for change in changes.values() {
+                let OwnerChange::Add(owner) = change.change else { continue };
+                let Some(signer) = change.owners.first().and_then(|key| self.find(key)) else { continue };
+                let is_new = self.find(&owner.key).is_none();
+                let is_part = signer.owner.range.contains(&owner.range) && signer.owner.range != owner.range;
+                // The signer must not have given the same part to another.
+                let is_free =
+                    self.all.iter().filter(|other| other.owner.key != signer.owner.key).all(|other| {
+                        !overlap(&other.owner.range, &owner.range)
+                            || other.owner.range.contains(&signer.owner.range)
+                    });
+                if is_new && is_part && is_free {
+                    self.all.push(OwnerState { owner, standing: Standing::Active });
+                }
+            }
+            if self.all.len() == known {
+                return;
+            }
+        }
+    }
+
+    /// Removes owners, the acts of the most senior first: a thief who holds a junior key cannot remove those above.
+    fn remove_all(&mut self, changes: &BTreeMap<RecordId, SignedOwnerChange>) {
+        let mut removals: Vec<(usize, &SignedOwnerChange, OwnerKey, bool)> = changes
+            .values()
+            .filter_map(|change| match change.change {
+                OwnerChange::Remove { owner, void } => {
+                    let rank = change.owners.iter().filter_map(|key| self.rank(key)).min()?;
+                    Some((rank, change, owner, void))
+                }
+                OwnerChange::Add(_) => None,
+            })
+            .collect();
+        removals.sort_by_key(|(rank, change, ..)| (*rank, change.id));
+        // Majorities are counted against what the single acts leave.
+        for by_majority in [false, true] {
+            for (_, change, target, void) in &removals {
+                self.remove(change, *target, *void, by_majority);
+            }
+        }
+    }
+
+    fn remove(&mut self, change: &SignedOwnerChange, target: OwnerKey, void: bool, by_majority: bool) {
+        let Some(target_rank) = self.rank(&target) else { return };
+        let active = |key: &OwnerKey| self.find(key).is_some_and(|owner| owner.standing == Standing::Active);
+        let signers: Vec<usize> =
+            change.owners.iter().filter(|key| active(key)).filter_map(|key| self.rank(key)).collect();
+        let entitled = if by_majority {
+            let all_active = self.all.iter().filter(|owner| owner.standing == Standing::Active).count();
+            2 * signers.len() > all_active
+        } else {
+            signers.iter().any(|rank| *rank <= target_rank)
+        };
+        let Some(state) = self.all.get_mut(target_rank) else { return };
+        if entitled && state.standing != Standing::Void {
+            state.standing = if void { Standing::Void } else { Standing::Retired };
+        }
+    }
+
+    /// Everybody who ever was an owner, most senior first.
+    pub fn iter(&self) -> impl Iterator<Item = &OwnerState> {
+        self.all.iter()
+    }
+
+    /// Whether `key` may act now.
+    pub fn is_active(&self, key: &OwnerKey) -> bool {
+        self.find(key).is_some_and(|owner| owner.standing == Standing::Active)
+    }
+
+    /// Whether what `key` revoked counts.
+    pub fn may_have_revoked(&self, key: &OwnerKey) -> bool {
+        self.find(key).is_some_and(|owner| owner.standing != Standing::Void)
+    }
+
+    /// Whether `key` was once an owner.
+    pub fn was_one(&self, key: &OwnerKey) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// Whether `key` may have granted `addresses` at some time. A part that it passed on later does not undo what it
+    /// granted before, and which came first cannot be told.
+    pub fn may_have_granted(&self, key: &OwnerKey, addresses: &Ipv4Net) -> bool {
+        self.find(key).is_some_and(|granter| granter.owner.range.contains(addresses))
+    }
+
+    /// Whether `key` may grant `addresses` now: it is active, and did not pass them on.
+    pub fn may_grant(&self, key: &OwnerKey, addresses: &Ipv4Net) -> bool {
+        self.find(key).is_some_and(|granter| {
+            granter.standing == Standing::Active
+                && granter.owner.range.contains(addresses)
+                && self.all.iter().all(|other| {
+                    !overlap(&other.owner.range, addresses)
+                        || other.owner.range.contains(&granter.owner.range)
+                })
+        })
+    }
+
+    /// The owner who gives out `address`: the one with the smallest range that holds it.
+    pub fn of_address(&self, address: Ipv4Addr) -> Option<OwnerKey> {
+        let holders = self.all.iter().filter(|owner| owner.owner.range.contains(&address));
+        holders.max_by_key(|owner| owner.owner.range.prefix_len()).map(|owner| owner.owner.key)
+    }
+
+    fn find(&self, key: &OwnerKey) -> Option<&OwnerState> {
+        self.all.iter().find(|owner| owner.owner.key == *key)
+    }
+
+    fn rank(&self, key: &OwnerKey) -> Option<usize> {
+        self.all.iter().position(|owner| owner.owner.key == *key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{Crypto as _, ModelCrypto, Secret};
+    use crate::record::NetworkId;
+    use proptest::prelude::*;
+
+    const NETWORK: NetworkId = NetworkId([1; 32]);
+
+    fn secret(n: u8) -> Secret {
+        Secret::new([n; 32])
+    }
+
+    fn key(n: u8) -> OwnerKey {
+        OwnerKey(ModelCrypto.signing_public(&secret(n)))
+    }
+
+    fn owner(n: u8, range: &str) -> Owner {
+        Owner { key: key(n), range: range.parse().unwrap() }
+    }
+
+    fn genesis() -> Genesis {
+        Genesis {
+            name: "home".parse().unwrap(),
+            range: "10.0.0.0/16".parse().unwrap(),
+            owners: vec![owner(1, "10.0.0.0/17"), owner(2, "10.0.128.0/17")],
+            nonce: [0; 16],
+        }
+    }
+
+    fn change(change: OwnerChange, signers: &[u8]) -> SignedOwnerChange {
+        let secrets: Vec<_> = signers.iter().map(|n| secret(*n)).collect();
+        let secrets: Vec<_> = secrets.iter().collect();
+        change.seal(&NETWORK, [7; 8], &secrets, &ModelCrypto).unwrap()
+    }
+
+    fn owners(changes: &[SignedOwnerChange]) -> Owners {
+        Owners::of(&genesis(), &changes.iter().map(|change| (change.id, change.clone())).collect())
+    }
+
+    fn standing(owners: &Owners, n: u8) -> Option<Standing> {
+        owners.find(&key(n)).map(|owner| owner.standing)
+    }
+
+    fn remove(n: u8, void: bool) -> OwnerChange {
+        OwnerChange::Remove { owner: key(n), void }
+    }
+
+    #[test]
+    fn an_owner_adds_another_within_its_own_range() {
+        let added = change(OwnerChange::Add(owner(3, "10.0.128.0/18")), &[2]);
+        let owners = owners(&[added]);
+        assert_eq!(standing(&owners, 3), Some(Standing::Active));
+        assert!(owners.may_grant(&key(3), &"10.0.130.0/24".parse().unwrap()));
+        assert!(!owners.may_grant(&key(2), &"10.0.130.0/24".parse().unwrap()), "it was passed on");
+        assert!(owners.may_grant(&key(2), &"10.0.192.0/24".parse().unwrap()));
+        assert!(!owners.may_grant(&key(1), &"10.0.192.0/24".parse().unwrap()));
+        assert_eq!(owners.of_address("10.0.130.1".parse().unwrap()), Some(key(3)));
+    }
+
+    #[test]
+    fn ranges_of_others_cannot_be_given_away() {
+        let stolen = change(OwnerChange::Add(owner(3, "10.0.0.0/18")), &[2]);
+        let whole = change(OwnerChange::Add(owner(4, "10.0.128.0/17")), &[2]);
+        let stranger = change(OwnerChange::Add(owner(5, "10.0.128.0/18")), &[9]);
+        let owners = owners(&[stolen, whole, stranger]);
+        assert_eq!(owners.iter().count(), 2);
+    }
+
+    #[test]
+    fn seniors_remove_juniors_and_everybody_himself() {
+        assert_eq!(standing(&owners(&[change(remove(2, false), &[1])]), 2), Some(Standing::Retired));
+        assert_eq!(standing(&owners(&[change(remove(1, false), &[2])]), 1), Some(Standing::Active));
+        assert_eq!(standing(&owners(&[change(remove(1, false), &[1])]), 1), Some(Standing::Retired));
+    }
+
+    #[test]
+    fn a_stolen_junior_key_cannot_save_itself() {
+        let owners = owners(&[change(remove(1, true), &[2]), change(remove(2, true), &[1])]);
+        assert_eq!(standing(&owners, 1), Some(Standing::Active));
+        assert_eq!(standing(&owners, 2), Some(Standing::Void));
+        assert!(!owners.may_have_revoked(&key(2)));
+    }
+
+    #[test]
+    fn a_majority_removes_even_the_first_owner() {
+        let third = change(OwnerChange::Add(owner(3, "10.0.128.0/18")), &[2]);
+        let by_one = change(remove(1, true), &[3]);
+        assert_eq!(standing(&owners(&[third.clone(), by_one]), 1), Some(Standing::Active));
+        let by_two = change(remove(1, true), &[2, 3]);
+        assert_eq!(standing(&owners(&[third, by_two]), 1), Some(Standing::Void));
+    }
+
+    proptest! {
+        /// The same changes, however many and in whatever order they are known, give the same owners; more known
+        /// changes never make a void owner good.
+        #[test]
+        fn the_order_does_not_matter(
+            picks in proptest::collection::vec((0u8..2, 1u8..6, 1u8..6, any::<bool>()), 0..8),
+        ) {
+            let changes: Vec<_> = picks
+                .iter()
+                .map(|(kind, target, signer, void)| {
+                    let part = format!("10.0.{}.0/{}", 128 + target * 8, 21 + kind);
+                    let what = if *kind == 0 { OwnerChange::Add(owner(*target, &part)) } else { remove(*target, *void) };
+                    change(what, &[*signer])
+                })
+                .collect();
+            let mut reversed = changes.clone();
+            reversed.reverse();
+            prop_assert_eq!(owners(&changes), owners(&reversed));
+        }
+    }
+}
