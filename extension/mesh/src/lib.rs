@@ -28,6 +28,8 @@ pub mod crypto;
 pub mod gate;
 pub mod gossip;
 pub mod hello;
+pub mod join;
+pub mod join_string;
 pub mod key;
 pub mod node;
 pub mod packet;

@@ -32,6 +32,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::record::announcement::SignedAnnouncement;
 use crate::record::genesis::{Genesis, UlaPlan};
 use crate::record::grant::SignedGrant;
+use crate::record::member::SignedMember;
 use crate::record::name::{Name, NamePattern};
 use crate::record::owner::{SignedOwnerChange, SignedRename};
 use crate::record::tombstone::{End, SignedTombstone};
@@ -247,6 +248,18 @@ impl Roster {
         self.tombstones.values()
     }
 
+    /// A sum of all tombstones that does not depend on their order: two nodes with the same one know the same.
+    pub fn tombstone_sum(&self) -> u64 {
+        self.tombstones
+            .values()
+            .fold(0, |sum, item| sum ^ item.id.0.first_chunk().map_or(0, |start| u64::from_le_bytes(*start)))
+    }
+
+    /// The record with this identity, installed or not.
+    pub fn incarnation(&self, id: &RecordId) -> Option<&Settled> {
+        self.settled.values().find(|settled| settled.id() == *id)
+    }
+
     /// The items, to save them or to pass them on.
     pub fn items(&self) -> impl Iterator<Item = Item> {
         self.digests.values().filter_map(|key| self.item(*key))
@@ -324,12 +337,28 @@ impl Roster {
     }
 
     /// Whether the parts of a member belong together and come from those with the authority.
+    ///
+    /// # Errors
+    /// [`Refusal`].
     pub fn judge(&self, settled: &Settled) -> Result<(), Refusal> {
         let Settled { grant, member, receipt } = settled;
-        if member.member.grant != grant.id
-            || member.token != grant.grant.token
-            || receipt.receipt.member != member.id
-        {
+        if receipt.receipt.member != member.id {
+            return Err(Refusal::Mismatch);
+        }
+        self.judge_claim(grant, member)?;
+        let is_exact = matches!(grant.grant.names, NamePattern::Exact(_));
+        if receipt.admitter == member.identity && !is_exact {
+            return Err(Refusal::SelfAdmitted);
+        }
+        Ok(())
+    }
+
+    /// The same for one that nobody admitted yet.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn judge_claim(&self, grant: &SignedGrant, member: &SignedMember) -> Result<(), Refusal> {
+        if member.member.grant != grant.id || member.token != grant.grant.token {
             return Err(Refusal::Mismatch);
         }
         if !self.owners.may_have_granted(&grant.owner, &grant.grant.addresses) {
@@ -337,10 +366,6 @@ impl Roster {
         }
         if !grant.grant.covers(&member.member.name, member.member.address, &member.member.routes) {
             return Err(Refusal::NotCovered);
-        }
-        let is_exact = matches!(grant.grant.names, NamePattern::Exact(_));
-        if receipt.admitter == member.identity && !is_exact {
-            return Err(Refusal::SelfAdmitted);
         }
         Ok(())
     }

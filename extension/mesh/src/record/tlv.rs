@@ -21,6 +21,11 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// A writer that does not move what it holds until it is longer than `capacity`: a secret leaves no copies behind.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { bytes: Vec::with_capacity(capacity), last: 0 }
+    }
+
     /// Adds a field. Tags must rise.
     #[must_use]
     pub fn field(mut self, tag: u8, value: &[u8]) -> Self {
