@@ -2,6 +2,7 @@
 
 mod change;
 mod damage;
+mod image;
 mod look;
 mod mesh;
 mod world;

@@ -14,5 +14,6 @@ mod node;
 mod pki;
 mod plan;
 mod read;
+mod schematic;
 mod server;
 mod transport;
