@@ -98,7 +98,10 @@ fn etcd_shows_its_members_and_gives_a_snapshot_that_proves_itself() {
     world.run(&["-n", "10.5.0.1,10.5.0.2,10.5.0.3", "etcd", "status"]);
     world.run(&["etcd", "snapshot", "db.snapshot"]);
     let file = std::fs::read(world.path("db.snapshot")).expect("it is there");
+    // The database and the checksum behind it, as etcd writes both.
     assert_eq!(file.len() % 512, 32);
+    let (database, trailer) = file.split_at(file.len() - 32);
+    assert_eq!(ring::digest::digest(&ring::digest::SHA256, database).as_ref(), trailer);
     // On a worker there is none.
     let error = world.fail(&["-n", "10.5.0.11", "etcd", "members"]);
     assert!(error.contains("is only available on control plane nodes"), "{error}");

@@ -17,7 +17,7 @@ use crate::pki::Pki;
 use crate::server::Server;
 
 /// After this long something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One endpoint with the nodes behind it, and a talosconfig for them.
 pub(crate) struct Cluster {

@@ -18,6 +18,8 @@ pub(crate) struct Node {
     /// Counts changes of `resources`, for watches.
     pub(crate) changes: watch::Sender<u64>,
     seen: Mutex<Vec<Seen>>,
+    /// Counts the calls.
+    asked: watch::Sender<usize>,
 }
 
 /// What it does.
@@ -101,11 +103,17 @@ impl Node {
             resources: Mutex::default(),
             changes: watch::Sender::new(0),
             seen: Mutex::default(),
+            asked: watch::Sender::new(0),
         })
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Waits until so many calls have come.
+    pub(crate) async fn until_asked(&self, calls: usize) {
+        self.asked.subscribe().wait_for(|asked| *asked >= calls).await.unwrap();
     }
 
     /// Names of the calls so far.
@@ -204,5 +212,6 @@ impl Node {
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("?").to_owned()));
         self.seen.lock().unwrap().push(Seen { call, headers: headers.collect(), apply });
+        self.asked.send_modify(|asked| *asked += 1);
     }
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use ichor_proto::talos::machine::apply_configuration_request::Mode;
+use tokio::time::timeout;
 use tonic::Status;
 
-use crate::cluster::{Cluster, Run, ichorctl};
+use crate::cluster::{Cluster, PATIENCE, Run, ichorctl};
 
 const FILE: &str = "\
 mesh: {name: home, range: 10.213.0.0/16}
@@ -230,4 +231,33 @@ async fn no_node_is_touched_after_one_that_failed() {
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(cluster.nodes[1].applied().is_empty());
     assert_eq!(cluster.nodes[1].config("persistent"), WORKER);
+}
+
+#[tokio::test]
+async fn a_plan_reads_fifty_nodes_side_by_side_while_one_holds_its_answer() {
+    let names: Vec<String> = (1..=50).map(|host| format!("192.168.1.{host}")).collect();
+    let cluster = Cluster::new(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut file = FILE.split_once("  - {name: cp-1").unwrap().0.to_owned();
+    for (index, (name, node)) in names.iter().zip(&cluster.nodes).enumerate() {
+        node.set_config("v1alpha1", WORKER);
+        node.set_config("persistent", WORKER);
+        let address = format!("10.213.0.{}", index + 1);
+        file.push_str(&format!(
+            "  - {{name: w-{index}, role: worker, site: rack, address: {address}, api: {name}}}\n"
+        ));
+    }
+    std::fs::write(cluster.path("ichor.yaml"), file).unwrap();
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    cluster.nodes[7].script.lock().unwrap().gate = Some(gate.clone());
+    let running = cluster.command(&["plan"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // Its version, both configs, its addresses, what kubelet made of them, its links and its extensions.
+    for node in cluster.nodes.iter().enumerate().filter(|(index, _)| *index != 7).map(|(_, node)| node) {
+        timeout(PATIENCE, node.until_asked(7)).await.expect("the others are not delayed");
+    }
+    assert_eq!(cluster.nodes[7].calls(), ["Version"], "it is still held");
+    gate.add_permits(100);
+    let run: Run =
+        timeout(PATIENCE, running.wait_with_output()).await.expect("an end in time").unwrap().into();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.contains(" on w-7 ") && run.stdout.contains(" on w-49 "), "{}", run.stdout);
 }
