@@ -390,6 +390,30 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_right_and_shows_every_key() {
+        let text = include_str!("../../docs/examples/ichord.yaml");
+        // A new field does not compile here until the example shows it.
+        let Config { interface: _, listen_port, mtu: _, fwmark: _, state_directory: _, static_mesh } =
+            Config::parse(text).unwrap();
+        assert_eq!(listen_port, 51840);
+        let StaticMesh { private_key_file, addresses, peers } = static_mesh.unwrap();
+        assert!(private_key_file.is_some() && !addresses.is_empty());
+        let StaticPeer {
+            name: _,
+            public_key: _,
+            preshared_key_file,
+            endpoint,
+            allowed_ips,
+            persistent_keepalive,
+        } = &peers[0];
+        assert!(preshared_key_file.is_some() && endpoint.is_some() && !allowed_ips.is_empty());
+        assert_eq!(*persistent_keepalive, 25);
+        for key in ["interface", "listenPort", "mtu", "fwmark", "stateDirectory"] {
+            assert!(text.lines().any(|line| line.starts_with(&format!("{key}:"))), "{key}");
+        }
+    }
+
+    #[test]
     fn reads_a_static_mesh() {
         let config = Config::parse(&example()).unwrap();
         assert_eq!(config.mtu.get(), 1420);

@@ -133,3 +133,48 @@ fn many_members_are_not_all_known_by_name() {
     cluster.mesh.hosts = Some(Hosts::All);
     assert_eq!(cluster.hosts(), Hosts::All);
 }
+
+const EXAMPLES: [(&str, &str); 3] = [
+    ("beside", include_str!("../../../docs/examples/beside.yaml")),
+    ("nodes", include_str!("../../../docs/examples/nodes.yaml")),
+    ("stretched", include_str!("../../../docs/examples/stretched.yaml")),
+];
+
+#[test]
+fn the_examples_are_right_and_show_every_key() {
+    let mut shown = std::collections::BTreeSet::new();
+    for (name, text) in EXAMPLES {
+        let cluster = Cluster::parse(text);
+        assert!(cluster.is_ok(), "{name}: {:?}", cluster.err());
+        keys(&yaml_serde::from_str(text).unwrap(), "", &mut shown);
+    }
+    let mut known = std::collections::BTreeSet::new();
+    properties(&schema::json_schema(), "", &mut known);
+    // They are reserved for later.
+    known.retain(|key| !matches!(key.as_str(), ".install" | ".upgrade"));
+    assert!(known.len() > 20, "{known:?}");
+    assert_eq!(shown, known);
+}
+
+fn keys(value: &yaml_serde::Value, path: &str, into: &mut std::collections::BTreeSet<String>) {
+    match value {
+        yaml_serde::Value::Mapping(mapping) => {
+            for (key, value) in mapping {
+                let path = format!("{path}.{}", key.as_str().unwrap());
+                keys(value, &path, into);
+                into.insert(path);
+            }
+        }
+        yaml_serde::Value::Sequence(list) => list.iter().for_each(|value| keys(value, path, into)),
+        _ => {}
+    }
+}
+
+fn properties(schema: &serde_json::Value, path: &str, into: &mut std::collections::BTreeSet<String>) {
+    for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}");
+        properties(property, &path, into);
+        properties(&property["items"], &path, into);
+        into.insert(path);
+    }
+}
