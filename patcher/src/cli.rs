@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::cmd::connection::Connection;
 use crate::cmd::{
     apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
-    machineconfig, patch, plan, read, schematic, service, version,
+    machineconfig, mesh, patch, plan, read, schematic, service, token, version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -133,6 +133,10 @@ enum Command {
     )]
     MachineConfig(machineconfig::MachineConfigArgs),
 
+    /// Begin a network and keep the key of its owner
+    #[command(after_help = "Examples:\n  ichorctl mesh init home\n  ichorctl mesh init -f ichor.yaml")]
+    Mesh(mesh::MeshArgs),
+
     /// Change the machine configs of nodes with patches
     ///
     /// The rules are those of each node's Talos version. Nodes come one after the other, and none after one that
@@ -163,6 +167,12 @@ enum Command {
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 services\n  \
                             ichorctl -n 10.0.0.2 service ext-ichor restart")]
     Service(service::Service),
+
+    /// Make and look at the tokens that let nodes into a network
+    #[command(after_help = "Examples:\n  ichorctl token create --name cp-1 --role controlplane\n  \
+                            ichorctl token create --pattern 'pool-*' --range 10.213.128.0/20 --uses 50 --ephemeral 10m\n  \
+                            ichorctl token list")]
+    Token(token::TokenArgs),
 
     /// Print versions
     #[command(
@@ -227,11 +237,13 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
             machineconfig::run(&args, &mut std::io::stdout().lock())?;
             Ok(Exit::Done)
         }
+        Command::Mesh(args) => args.run(),
         Command::Patch(command) => command.run(connection).await,
         Command::Plan(command) => command.run(connection).await,
         Command::Read(command) => command.run(connection).await,
         Command::Schematic(args) => args.run(connection).await,
         Command::Service(command) => command.run(connection).await,
+        Command::Token(args) => args.run(),
         Command::Version(command) => command.run(connection).await,
     }
 }

@@ -21,6 +21,7 @@ pub mod kubeconfig;
 pub mod lab;
 pub mod machine;
 pub mod output;
+pub mod owner;
 pub mod patch;
 pub mod plan;
 pub mod schematic;
