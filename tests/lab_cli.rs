@@ -105,7 +105,7 @@ fn the_demo_plans_and_applies_a_mesh_onto_talos_nodes_and_proves_it() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["connected"], true, "{report}");
     assert_eq!(report["applied"], serde_json::json!({"nodes": 5, "steps": 10}), "{report}");
-    assert_eq!(report["families"], serde_json::json!(["v4"]), "{report}");
+    assert_eq!(report["families"], serde_json::json!(["v4", "v6"]), "{report}");
     assert_eq!(report["pairs"].as_array().map(Vec::len), Some(20), "{report}");
     let progress = String::from_utf8_lossy(&output.stderr);
     for node in ["home-1", "home-2", "home-3", "cloud-1", "cloud-2"] {
@@ -126,7 +126,7 @@ fn the_demo_shows_people_what_was_changed() {
     };
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(shown.contains("2 Talos nodes joined by 4 verified steps; a second plan is empty\n"), "{shown}");
-    assert!(shown.contains("2 of 2 ordered pairs connected, IPv4\n"), "{shown}");
+    assert!(shown.contains("2 of 2 ordered pairs connected, IPv4 / IPv6\n"), "{shown}");
 }
 
 #[test]

@@ -9,10 +9,10 @@ mod read;
 pub mod schema;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::transport::Jump;
 
@@ -39,6 +39,8 @@ pub struct Mesh {
     pub name: String,
     /// The addresses that nodes get.
     pub range: Ipv4Net,
+    /// The IPv6 addresses that nodes get, if any.
+    pub range6: Option<Ipv6Net>,
     /// UDP port of the mesh.
     pub port: u16,
     /// MTU of the interface in bytes.
@@ -53,6 +55,13 @@ pub struct Mesh {
     pub firewall: bool,
     /// How the paths between the sites of voters were found to be.
     pub measured: Option<Measured>,
+}
+
+impl Mesh {
+    /// All addresses of the mesh: the IPv4 range, and the IPv6 range if there is one.
+    pub fn ranges(&self) -> impl Iterator<Item = IpNet> {
+        [IpNet::V4(self.range)].into_iter().chain(self.range6.map(IpNet::V6))
+    }
 }
 
 /// What runs over the mesh.
@@ -119,6 +128,8 @@ pub struct Node {
     pub site: String,
     /// Its address in the mesh.
     pub address: Ipv4Addr,
+    /// Its IPv6 address in the mesh, if it has one.
+    pub address6: Option<Ipv6Addr>,
     /// Where its Talos API is.
     pub api: String,
     /// Where others send datagrams to; none for nodes behind NAT.

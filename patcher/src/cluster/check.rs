@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Cluster, ClusterError, Role};
+use super::{Cluster, ClusterError, Role, Route};
 use crate::machine::Document;
 
 /// Everything that is wrong with a cluster whose single values are right.
 pub(super) fn cluster(cluster: &Cluster, tree: &Document) -> Vec<ClusterError> {
     let mut checks = Checks { tree, errors: Vec::new() };
     checks.mesh(cluster);
+    checks.range6(cluster);
     checks.sites(cluster);
     checks.nodes(cluster);
     checks.errors
@@ -31,6 +32,20 @@ impl Checks<'_> {
         if !(8..=29).contains(&range.prefix_len()) {
             self.error("mesh", None, "range", format!("{range} is no range of 6 to 16 million addresses"));
         }
+    }
+
+    fn range6(&mut self, cluster: &Cluster) {
+        let Some(range) = cluster.mesh.range6 else { return };
+        let problem = if range.trunc() != range {
+            format!("{range} has bits behind its prefix, {} is meant", range.trunc())
+        } else if !range.network().is_unique_local() || !(32..=120).contains(&range.prefix_len()) {
+            format!("{range} is no unique local range (RFC 4193), such as fd12:3456:789a::/48")
+        } else if cluster.mesh.route == Route::Config {
+            "a route in the machine config carries IPv4 only: leave range6 out, or let the daemon own the route".to_owned()
+        } else {
+            return;
+        };
+        self.error("mesh", None, "range6", problem);
     }
 
     fn sites(&mut self, cluster: &Cluster) {
@@ -55,12 +70,16 @@ impl Checks<'_> {
         let nodes = &cluster.nodes;
         self.unique("nodes", "name", nodes.iter().map(|node| Some(&node.name)));
         self.unique("nodes", "address", nodes.iter().map(|node| Some(&node.address)));
+        self.unique("nodes", "address6", nodes.iter().map(|node| node.address6.as_ref()));
         self.unique("nodes", "endpoint", nodes.iter().map(|node| node.endpoint.as_ref()));
         self.unique("nodes", "publicKey", nodes.iter().map(|node| node.public_key.as_ref()));
         let machine = |role| role != Role::Admin;
         self.unique("nodes", "api", nodes.iter().map(|node| machine(node.role).then_some(&node.api)));
         for (index, node) in nodes.iter().enumerate() {
             self.address(cluster, index, node.address);
+            if let Some(address) = node.address6 {
+                self.address6(cluster, index, address);
+            }
             if cluster.site(&node.site).is_none() {
                 let names: Vec<&str> = cluster.sites.iter().map(|site| site.name.as_str()).collect();
                 let message = format!("there is no site {:?}; there are {}", node.site, names.join(", "));
@@ -81,6 +100,22 @@ impl Checks<'_> {
         if let Some(problem) = problem {
             self.error("nodes", Some(index), "address", problem);
         }
+    }
+
+    fn address6(&mut self, cluster: &Cluster, index: usize, address: Ipv6Addr) {
+        let problem = match cluster.mesh.range6 {
+            None => "the mesh has no range6 that it could be from".to_owned(),
+            Some(range) if !range.contains(&address) => {
+                format!("{address} is outside of the range {range} of the mesh")
+            }
+            Some(range) if address == range.network() => {
+                format!(
+                    "{address} is the first address of {range}, which is every router's (RFC 4291, 2.6.1)"
+                )
+            }
+            Some(_) => return,
+        };
+        self.error("nodes", Some(index), "address6", problem);
     }
 
     fn unique<T: Display + Ord>(&mut self, list: &str, key: &str, values: impl Iterator<Item = Option<T>>) {

@@ -78,6 +78,7 @@ impl Reader<'_> {
         });
         let name = self.name(mapping, "name");
         let range = self.text(mapping, "range");
+        let range6 = self.text(mapping, "range6");
         let port = self.int(mapping, "port", MESH);
         let mtu = self.int(mapping, "mtu", MESH);
         let profile = self.word(mapping, "profile", Profile::WORDS);
@@ -87,6 +88,7 @@ impl Reader<'_> {
         Some(Mesh {
             name: name?,
             range: range?,
+            range6,
             port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(51840),
             mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1420),
             profile: profile.unwrap_or(Profile::Beside),
@@ -109,6 +111,7 @@ impl Reader<'_> {
         let role = self.word(mapping, "role", super::Role::WORDS);
         let site = self.name(mapping, "site");
         let address = self.text(mapping, "address");
+        let address6 = self.text(mapping, "address6");
         let api: Option<String> = self.text(mapping, "api");
         let endpoint = self.text(mapping, "endpoint");
         let via = self.text(mapping, "via");
@@ -124,6 +127,7 @@ impl Reader<'_> {
             role: role?,
             site: site?,
             address: address?,
+            address6,
             api,
             endpoint,
             via,

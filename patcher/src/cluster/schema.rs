@@ -41,6 +41,7 @@ pub enum Form {
 /// A name as DNS labels have it (RFC 1123): it becomes a host name and a label of Kubernetes.
 pub const NAME: &str = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$";
 const IPV4: &str = r"^[0-9]{1,3}(\.[0-9]{1,3}){3}$";
+const IPV6: &str = "^[0-9a-fA-F:.]+$";
 const ADDRESS: &str = "^.+:[0-9]{1,5}$";
 const CIDR: &str = "^[0-9a-fA-F.:]+/[0-9]{1,3}$";
 const ANY: &str = "^.+$";
@@ -62,6 +63,12 @@ pub const FILE: &[Field] = &[
 pub const MESH: &[Field] = &[
     field("name", true, Form::Text(NAME), "Name of the mesh."),
     field("range", true, Form::Text(CIDR), "IPv4 range that members get their addresses from."),
+    field(
+        "range6",
+        false,
+        Form::Text(CIDR),
+        "IPv6 range of the mesh beside it, a part of fc00::/7. Without it the mesh carries IPv4 only.",
+    ),
     field("port", false, Form::Int(1, 65535), "UDP port of the mesh. Default 51840."),
     field("mtu", false, Form::Int(576, 65535), "MTU of the interface in bytes. Default 1420."),
     field(
@@ -118,6 +125,7 @@ pub const NODE: &[Field] = &[
     field("role", true, Form::Word(Role::WORDS), "What the node is for."),
     field("site", true, Form::Text(NAME), "Its site."),
     field("address", true, Form::Text(IPV4), "Its address in the mesh."),
+    field("address6", false, Form::Text(IPV6), "Its IPv6 address in the mesh, from range6."),
     field("api", false, Form::Text(ANY), "Address or name of its Talos API. Needed for all but admin."),
     field("endpoint", false, Form::Text(ADDRESS), "Public address:port of its mesh; none behind NAT."),
     field("via", false, Form::Text("^ssh://"), "Jump host to its Talos API, ssh://user@host."),

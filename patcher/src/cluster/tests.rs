@@ -125,6 +125,32 @@ fn the_schema_knows_every_key_of_the_example() {
 }
 
 #[test]
+fn ipv6_addresses_are_from_a_unique_local_range_that_the_daemon_routes() {
+    let with = |range: &str, address: &str| {
+        let nodes = format!("address: 10.213.0.1, address6: \"{address}\"");
+        FILE.replacen("address: 10.213.0.1", &nodes, 1).replacen(
+            "mesh:",
+            &format!("mesh:\n  range6: {range}"),
+            1,
+        )
+    };
+    let cluster = Cluster::parse(&with("fd12:3456:789a::/48", "fd12:3456:789a::1"));
+    assert_eq!(cluster.unwrap().mesh.ranges().count(), 2);
+    for (range, address, says) in [
+        ("fd12:3456:789a::/48", "fd12:3456:789b::1", "outside of the range"),
+        ("fd12:3456:789a::/48", "fd12:3456:789a::", "every router's"),
+        ("2001:db8::/48", "2001:db8::1", "no unique local range"),
+        ("fd12:3456:789a::1/48", "fd12:3456:789a::1", "bits behind its prefix"),
+    ] {
+        let error = Cluster::parse(&with(range, address)).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let error =
+        Cluster::parse(&FILE.replacen("address: 10.213.0.1", "address: 10.213.0.1, address6: fd00::1", 1));
+    assert!(error.unwrap_err().to_string().contains("no range6"));
+}
+
+#[test]
 fn many_members_are_not_all_known_by_name() {
     let mut cluster = Cluster::parse(FILE).unwrap();
     let node = cluster.nodes[0].clone();

@@ -18,9 +18,12 @@ pub fn config(cluster: &Cluster, node: &Node) -> String {
     let mesh = &cluster.mesh;
     // Only one side may own the route to the range: with a prefix of its own address the daemon makes none.
     let prefix = if mesh.route == Route::Config { 32 } else { mesh.range.prefix_len() };
+    let own6 = node.address6.zip(mesh.range6);
+    let own6 =
+        own6.map(|(address, range)| format!(", \"{address}/{}\"", range.prefix_len())).unwrap_or_default();
     let mut text = format!(
-        "listenPort: {}\nmtu: {}\nstatic:\n  addresses: [{}/{prefix}]\n",
-        mesh.port, mesh.mtu, node.address
+        "listenPort: {}\nmtu: {}\nstatic:\n  addresses: [{}/{prefix}{}]\n",
+        mesh.port, mesh.mtu, node.address, own6
     );
     let peers = cluster.nodes.iter().filter(|peer| peer.name != node.name);
     let peers = peers.filter_map(|peer| peer.public_key.as_ref().map(|key| (peer, key)));
@@ -29,10 +32,11 @@ pub fn config(cluster: &Cluster, node: &Node) -> String {
             text.push_str("  peers:\n");
         }
         let address = peer.address;
+        let address6 = peer.address6.map(|address| format!(", \"{address}/128\"")).unwrap_or_default();
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "    - name: {}\n      publicKey: {key}\n      allowedIPs: [{address}/32]\n",
+            "    - name: {}\n      publicKey: {key}\n      allowedIPs: [{address}/32{address6}]\n",
             peer.name
         );
         if let Some(endpoint) = endpoint(cluster, node, peer) {

@@ -12,7 +12,7 @@ pub(super) fn edits(case: &Case<'_>) -> Vec<Edit> {
     }
     // Rules look at source addresses: neither the interface of the mesh nor the pods of the node are trusted by
     // themselves.
-    let mut trusted = vec![mesh.range.to_string()];
+    let mut trusted: Vec<String> = mesh.ranges().map(|range| range.to_string()).collect();
     trusted.extend(case.lans().iter().map(ToString::to_string));
     if case.facts.pods.is_empty() {
         trusted.push("10.244.0.0/16".to_owned());

@@ -231,5 +231,5 @@ pub(super) fn cluster_notes(cluster: &Cluster) -> Vec<String> {
 
 /// Whether an address belongs to the mesh.
 pub(super) fn is_in_mesh(cluster: &Cluster, address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(address) if cluster.mesh.range.contains(&address))
+    cluster.mesh.ranges().any(|range| range.contains(&address))
 }

@@ -108,14 +108,14 @@ pub(super) fn contradiction(node: &str, found: &Contradiction) -> Refusal {
 /// What the cluster file alone shows.
 pub(super) fn cluster(cluster: &Cluster) -> Vec<Refusal> {
     let mut found = Vec::new();
-    let range = IpNet::V4(cluster.mesh.range);
+    let overlaps = |net: &IpNet| cluster.mesh.ranges().any(|range| overlap(net, &range));
     for site in &cluster.sites {
-        for lan in site.lans.iter().filter(|lan| overlap(lan, &range)) {
+        for lan in site.lans.iter().filter(|lan| overlaps(lan)) {
             let facts = [mesh_range(cluster), format!("the LAN of {} is {lan}", site.name)];
             found.push(refusal(None, Reason::RangeOverlap, facts, "choose another range for the mesh"));
         }
     }
-    if DEFAULT_SERVICES.parse().is_ok_and(|services: IpNet| overlap(&services, &range)) {
+    if DEFAULT_SERVICES.parse().is_ok_and(|services: IpNet| overlaps(&services)) {
         let facts = [
             mesh_range(cluster),
             format!("Kubernetes has services at {DEFAULT_SERVICES}, where Talos sees no node addresses"),
@@ -197,7 +197,6 @@ fn version(case: &Case<'_>, options: Options) -> Option<Refusal> {
 }
 
 fn ranges(case: &Case<'_>) -> Vec<Refusal> {
-    let range = IpNet::V4(case.cluster.mesh.range);
     let named = |what: &'static str, nets: &[IpNet]| -> Vec<(&'static str, IpNet)> {
         nets.iter().map(|net| (what, *net)).collect()
     };
@@ -209,7 +208,8 @@ fn ranges(case: &Case<'_>) -> Vec<Refusal> {
     // An address of ours from an earlier run is no LAN.
     let lans = case.addresses().into_iter().filter(|(_, link)| link != INTERFACE);
     all.extend(lans.map(|(net, _)| ("the node has an address in", net.trunc())));
-    let overlapping = all.into_iter().filter(|(_, net)| overlap(net, &range));
+    let mesh = &case.cluster.mesh;
+    let overlapping = all.into_iter().filter(|(_, net)| mesh.ranges().any(|range| overlap(net, &range)));
     let refuse = |(what, net): (&str, IpNet)| {
         let facts = [mesh_range(case.cluster), format!("{what} {net}")];
         refusal(Some(case.node), Reason::RangeOverlap, facts, "choose another range for the mesh")
@@ -412,7 +412,8 @@ fn firewall(case: &Case<'_>) -> Option<Refusal> {
 }
 
 fn mesh_range(cluster: &Cluster) -> String {
-    format!("the mesh has {}", cluster.mesh.range)
+    let ranges: Vec<String> = cluster.mesh.ranges().map(|range| range.to_string()).collect();
+    format!("the mesh has {}", ranges.join(" and "))
 }
 
 fn overlap(one: &IpNet, other: &IpNet) -> bool {

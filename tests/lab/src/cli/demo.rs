@@ -99,19 +99,14 @@ async fn join_and_prove(
     progress: &Progress,
 ) -> Result<Report, LabError> {
     let Some(talos) = topology.talos.as_ref().filter(|talos| talos.without_mesh) else {
-        return prove(lab, &[Family::V4, Family::V6], None, progress).await;
+        return prove(lab, None, progress).await;
     };
     let joined = join::join(lab, topology, talos, planner, progress).await?;
-    // The range of a cluster file is IPv4.
-    prove(lab, &[Family::V4], Some(joined), progress).await
+    prove(lab, Some(joined), progress).await
 }
 
-async fn prove(
-    lab: &Lab,
-    families: &[Family],
-    applied: Option<Joined>,
-    progress: &Progress,
-) -> Result<Report, LabError> {
+async fn prove(lab: &Lab, applied: Option<Joined>, progress: &Progress) -> Result<Report, LabError> {
+    let families = &[Family::V4, Family::V6];
     let view = lab.view().await?;
     let members: Vec<NodeView> = view.nodes.iter().filter(|node| node.member).cloned().collect();
     progress.tell("waiting until all pairs have agreed on keys");

@@ -97,6 +97,7 @@ async fn cluster_file(lab: &Lab, topology: &Topology, talos: &Talos) -> Result<S
                 "role": role,
                 "site": topology.sites[place.site].name,
                 "address": Topology::mesh_address(place).ip(Family::V4),
+                "address6": Topology::mesh_address(place).ip(Family::V6),
                 "api": topology.underlay_of(place).ip(Family::V4),
             });
             if let Some(endpoint) = port.and_then(|port| topology.public_endpoint(place, port)) {
@@ -108,7 +109,7 @@ async fn cluster_file(lab: &Lab, topology: &Topology, talos: &Talos) -> Result<S
             entry
         })
         .collect();
-    let mut mesh = json!({"name": "lab", "range": "10.213.0.0/16", "profile": "beside"});
+    let mut mesh = json!({"name": "lab", "range": "10.213.0.0/16", "range6": "fd69:6368:6f72::/48", "profile": "beside"});
     if let Some(port) = port {
         mesh["port"] = json!(port);
     }
