@@ -34,6 +34,11 @@ impl Gap {
     }
 }
 
+/// Bytes that neither end nor change a scalar once it has begun: most of all texts, and all of base64.
+const fn is_ordinary(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'/' | b'+' | b'=' | b'_')
+}
+
 impl Scanner<'_> {
     /// One character that is no line break.
     pub(super) fn skip(&mut self) {
@@ -51,6 +56,18 @@ impl Scanner<'_> {
         let start = self.at.offset;
         self.skip();
         out.push_str(std::str::from_utf8(&self.source[start..self.at.offset]).unwrap_or_default());
+    }
+
+    /// One character of a scalar that is no line break, or as many ordinary ones as stand here.
+    fn read_text(&mut self, out: &mut String) {
+        let rest = self.source.get(self.at.offset..).unwrap_or_default();
+        let run = rest.iter().take_while(|byte| is_ordinary(**byte)).count();
+        if run == 0 {
+            return self.read(out);
+        }
+        out.push_str(std::str::from_utf8(&rest[..run]).unwrap_or_default());
+        self.at.offset += run;
+        self.at.column += run;
     }
 
     fn here(&self) -> usize {
@@ -152,7 +169,7 @@ impl Scanner<'_> {
             }
             while !is_blank_or_end(self.source, self.at.offset) && !self.plain_ends() {
                 gap.join(&mut out);
-                self.read(&mut out);
+                self.read_text(&mut out);
                 end = self.at;
             }
             if !self.is_blank() && self.here() == 0 {
@@ -219,7 +236,7 @@ impl Scanner<'_> {
                         break;
                     }
                     b'\\' if !single => self.read_escape(&mut out)?,
-                    _ => self.read(&mut out),
+                    _ => self.read_text(&mut out),
                 }
             }
             if self.byte(0) == quote && !gap.at_line_start {
@@ -334,7 +351,7 @@ impl Scanner<'_> {
             more_breaks.clear();
             leading_blank = blank;
             while !is_break_or_end(self.source, self.at.offset) {
-                self.read(&mut out);
+                self.read_text(&mut out);
             }
             self.read_break(&mut first_break);
             column = self.read_block_breaks(&mut indent, &mut more_breaks, &mut end)?;
