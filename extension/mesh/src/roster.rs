@@ -18,7 +18,8 @@
 //! 4. *Uses.* When a token turns out to have been used too often, which is the mark of theft, the admissions that
 //!    most members could have seen stand, and the others fall, also where they were installed. Who admitted itself
 //!    stands behind everybody whom another admitted, and behind those of its like that are installed: what it says of
-//!    its own reach is worth nothing.
+//!    its own reach is worth nothing. Behind all of them stand those whom another holder of the same token admitted, who
+//!    could make as many as it likes. Members that are gone have used their token all the same.
 //! 5. *Names and addresses.* Whoever is installed stays; the other waits.
 
 mod item;
@@ -322,7 +323,7 @@ impl Roster {
             return Applied::Pending;
         }
         match self.settled.get(&identity) {
-            Some(known) if !supersedes(&settled, known) => Applied::Known,
+            Some(known) if !self.supersedes(&settled, known) => Applied::Known,
             known => {
                 let is_ordinary = known.is_none() && self.is_ordinary(&settled);
                 self.keep(Item::Settled(Box::new(settled)));
@@ -438,6 +439,16 @@ impl Roster {
         Applied::New
     }
 
+    /// Which of two records of one identity stands: that of the later grant, else the better admission. That by another
+    /// holder of the same token counts for less, so that none can talk its like down.
+    fn supersedes(&self, new: &Settled, known: &Settled) -> bool {
+        let order = |settled: &Settled| {
+            let serial = std::cmp::Reverse(settled.grant.grant.serial);
+            (serial, self.is_by_its_like(settled), settled.rank())
+        };
+        order(new) < order(known)
+    }
+
     /// Takes up members that waited for their admitter.
     fn retry_pending(&mut self) {
         loop {
@@ -499,12 +510,6 @@ impl Roster {
             ItemKey::Rename(key) => Item::Rename(self.renames.get(&key)?.clone()),
         })
     }
-}
-
-/// Which of two records of one identity stands: that of the later grant, else the better admission.
-fn supersedes(new: &Settled, known: &Settled) -> bool {
-    let order = |settled: &Settled| (std::cmp::Reverse(settled.grant.grant.serial), settled.rank());
-    order(new) < order(known)
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ impl Roster {
     /// Works out the status of every record again.
     pub(super) fn resolve(&mut self) {
         let mut status = self.ended();
-        for (identity, by) in self.replaced(&status) {
+        for (identity, by) in self.replaced() {
             status.entry(identity).or_insert(Status::Replaced { by });
         }
         for identity in self.overused(&status) {
@@ -149,14 +149,13 @@ impl Roster {
     }
 
     /// Those in whose place an owner put another.
-    fn replaced(&self, ended: &BTreeMap<IdentityKey, Status>) -> BTreeMap<IdentityKey, IdentityKey> {
+    ///
+    /// For good: a replacement that ended in its turn, in whatever way, does not bring back what it replaced.
+    fn replaced(&self) -> BTreeMap<IdentityKey, IdentityKey> {
         let by_id: BTreeMap<RecordId, IdentityKey> =
             self.settled.values().map(|settled| (settled.id(), settled.identity())).collect();
-        let successors = self.settled.values().filter(|settled| {
-            // A replacement that was itself revoked still replaced; one that never counted did not.
-            !matches!(ended.get(&settled.identity()), Some(Status::Expired))
-        });
-        successors
+        self.settled
+            .values()
             .filter_map(|successor| {
                 let old = by_id.get(&successor.grant.grant.replaces?)?;
                 (*old != successor.identity()).then_some((*old, successor.identity()))
@@ -165,9 +164,13 @@ impl Roster {
     }
 
     /// Those whose token was used up by better admissions.
+    ///
+    /// A member that is gone has used its token all the same, or its end would let in whoever stole the token. Only an
+    /// owner who revokes it and lets the token stay good gives the use back.
     fn overused(&self, gone: &BTreeMap<IdentityKey, Status>) -> BTreeSet<IdentityKey> {
+        let given_back = self.given_back();
         let mut by_grant: BTreeMap<RecordId, Vec<&Settled>> = BTreeMap::new();
-        for settled in self.settled.values().filter(|settled| !gone.contains_key(&settled.identity())) {
+        for settled in self.settled.values().filter(|settled| !given_back.contains(&settled.identity())) {
             by_grant.entry(settled.grant.id).or_default().push(settled);
         }
         let mut overused = BTreeSet::new();
@@ -175,8 +178,9 @@ impl Roster {
             let uses = claimants.first().map_or(0, |settled| usize::from(settled.grant.grant.uses));
             if claimants.len() > uses {
                 claimants.sort_by_key(|settled| {
-                    let alone = settled.is_self_admitted();
-                    (alone, alone && !self.installed.contains(&settled.identity()), settled.rank())
+                    let (identity, alone) = (settled.identity(), settled.is_self_admitted());
+                    let was_installed = self.installed.contains(&identity) || gone.contains_key(&identity);
+                    (self.is_by_its_like(settled), alone, alone && !was_installed, settled.rank())
                 });
                 overused.extend(claimants.iter().skip(uses).map(|settled| settled.identity()));
             }
@@ -184,14 +188,37 @@ impl Roster {
         overused
     }
 
+    /// Those that an owner revoked without barring the rest of their token.
+    fn given_back(&self) -> BTreeSet<IdentityKey> {
+        let mut given_back = BTreeMap::new();
+        for tombstone in self.valid_tombstones() {
+            if let End::Revoked { identity, keep_token } = tombstone.tombstone.end {
+                *given_back.entry(identity).or_insert(true) &= keep_token;
+            }
+        }
+        given_back.into_iter().filter(|(_, kept)| *kept).map(|(identity, _)| identity).collect()
+    }
+
+    /// Whether another holder of the same token admitted it. Who holds a token can make as many identities for it as it
+    /// likes: its word is worth the least when the token was used too often.
+    pub(super) fn is_by_its_like(&self, settled: &Settled) -> bool {
+        let admitter = self.settled.get(&settled.receipt.admitter);
+        !settled.is_self_admitted() && admitter.is_some_and(|admitter| admitter.grant.id == settled.grant.id)
+    }
+
     /// Installs whoever collides with nobody that is installed.
     fn install(&mut self, status: &mut BTreeMap<IdentityKey, Status>) {
         let mut names = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         let mut waiting = Vec::new();
-        // Those that are installed first; among newcomers the order of identities, which is as good as any.
-        let newcomers = self.settled.keys().filter(|identity| !self.installed.contains(*identity));
-        let order: Vec<IdentityKey> = self.installed.iter().chain(newcomers).copied().collect();
+        // Those that are installed first, then those that an owner puts in another's place, before anybody who waits for
+        // that place; among the others the order of identities, which is as good as any.
+        let newcomers =
+            || self.settled.values().filter(|settled| !self.installed.contains(&settled.identity()));
+        let heirs = newcomers().filter(|settled| settled.grant.grant.replaces.is_some());
+        let others = newcomers().filter(|settled| settled.grant.grant.replaces.is_none());
+        let newcomers = heirs.chain(others).map(Settled::identity);
+        let order: Vec<IdentityKey> = self.installed.iter().copied().chain(newcomers).collect();
         for identity in order {
             if status.contains_key(&identity) {
                 continue;

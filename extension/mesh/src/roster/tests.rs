@@ -18,6 +18,8 @@ use crate::record::receipt::Receipt;
 use crate::record::tombstone::Tombstone;
 use crate::record::{Envelope, Kind, RecordError, TokenKey};
 
+mod hostile;
+
 const NETWORK: NetworkId = NetworkId([3; 32]);
 
 fn secret(kind: u8, n: u8) -> Secret {

@@ -1,0 +1,96 @@
+//! What one hostile member, or the holder of somebody's token, tries, and what it must not achieve.
+
+use super::*;
+
+/// A member of a pool of two, whose token is that of all others of it.
+fn of_pool(n: u8, admitter: u8) -> Admission {
+    Admission { token: 200, uses: 2, ..Admission::of(n, admitter) }
+}
+
+/// One that takes the place, name and address of member 2, as an owner granted.
+fn heir(n: u8, old: &Settled) -> Admission {
+    Admission { n, token: n, replaces: Some(old.id()), ..Admission::of(2, 1) }
+}
+
+#[test]
+fn a_member_of_a_pool_cannot_outvote_the_others_with_identities_of_its_own() {
+    let mut roster = roster();
+    let (honest, hostile) = (of_pool(10, 1), of_pool(11, 1));
+    apply_all(&mut roster, &[Admission::of(1, 1).item(), honest.item(), hostile.item()]);
+    // It knows the token, and vouches for whom it likes, as often as it likes, with any reach.
+    for n in 20..40 {
+        roster.apply(Admission { reach: u16::MAX, ..of_pool(n, 11) }.item());
+    }
+    assert!(roster.is_member(&identity(10)));
+    assert_eq!(roster.members().count(), 3);
+}
+
+#[test]
+fn a_member_of_a_pool_cannot_talk_the_others_down() {
+    let mut roster = roster();
+    apply_all(&mut roster, &[Admission::of(1, 1).item(), of_pool(10, 1).item(), of_pool(11, 1).item()]);
+    // It admits the honest one again, and then identities of its own that stand no worse.
+    let again = Admission { reach: u16::MAX, ..of_pool(10, 11) }.item();
+    assert_eq!(roster.apply(again), Applied::Known);
+    for n in 20..40 {
+        roster.apply(Admission { reach: u16::MAX, ..of_pool(n, 11) }.item());
+    }
+    assert!(roster.is_member(&identity(10)));
+}
+
+#[test]
+fn who_stole_a_token_does_not_come_in_when_its_owner_goes() {
+    for end in [revoked(2, 1), left(2)] {
+        let mut roster = roster();
+        // Both used the token of member 2 while the network was split; 2 was admitted where most members were.
+        let thief = Admission { n: 50, ..Admission::of(2, 1) };
+        let robbed = Admission { reach: 9, ..Admission::of(2, 1) };
+        apply_all(&mut roster, &[Admission::of(1, 1).item(), robbed.item(), thief.item()]);
+        assert!(roster.is_member(&identity(2)));
+        apply_all(&mut roster, &[end]);
+        assert!(!roster.is_member(&identity(2)));
+        assert!(!roster.is_member(&identity(50)), "{:?}", roster.status(&identity(50)));
+    }
+}
+
+#[test]
+fn an_owner_can_decide_for_the_one_that_was_put_behind() {
+    let mut roster = roster();
+    let thief = Admission { n: 50, reach: 9, ..Admission::of(2, 1) };
+    apply_all(&mut roster, &[Admission::of(1, 1).item(), Admission::of(2, 1).item(), thief.item()]);
+    assert_eq!(roster.status(&identity(2)), Some(&Status::Overused));
+    let end = End::Revoked { identity: identity(50), keep_token: true };
+    apply_all(&mut roster, &[tombstone(end, &owner_secret(1), &ModelCrypto)]);
+    assert!(roster.is_member(&identity(2)));
+}
+
+/// Whichever identity is smaller: it can be chosen.
+#[test]
+fn a_replacement_gets_the_name_before_a_thief_and_before_whoever_waits_for_it() {
+    for (thief, n) in [(50, 60), (60, 50)] {
+        for token in [2, 99] {
+            let mut roster = roster();
+            let robbed = Admission { reach: 9, ..Admission::of(2, 1) };
+            let old = robbed.settle(&ModelCrypto);
+            // One with the same token, or with another for the same name.
+            let thief_record = Admission { n: thief, token, ..Admission::of(2, 1) }.item();
+            apply_all(&mut roster, &[Admission::of(1, 1).item(), robbed.item(), thief_record]);
+            assert!(roster.is_member(&identity(2)));
+            apply_all(&mut roster, &[heir(n, &old).item()]);
+            assert!(roster.is_member(&identity(n)), "{:?}", roster.status(&identity(n)));
+            assert!(!roster.is_member(&identity(thief)), "{:?}", roster.status(&identity(thief)));
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_replacement_does_not_bring_back_what_it_replaced() {
+    let mut roster = roster();
+    let old = Admission::of(2, 1);
+    let heir = of_pool(50, 1);
+    let heir = Admission { replaces: Some(old.settle(&ModelCrypto).id()), ..heir };
+    apply_all(&mut roster, &[Admission::of(1, 1).item(), old.item(), heir.item()]);
+    apply_all(&mut roster, &[announcement(50, 1, &ModelCrypto), expired(50, 1, 1)]);
+    assert_eq!(roster.status(&identity(50)), Some(&Status::Expired));
+    assert_eq!(roster.status(&identity(2)), Some(&Status::Replaced { by: identity(50) }));
+}
