@@ -458,7 +458,11 @@ impl Parser<'_> {
         node.flow = true;
         let id = self.enter(node)?;
         let key = match self.kind()? {
-            TokenKind::Value | TokenKind::FlowEntry | TokenKind::FlowSequenceEnd => self.empty(token.end)?,
+            TokenKind::Value | TokenKind::FlowEntry | TokenKind::FlowSequenceEnd => {
+                // libyaml takes the sign behind an empty key for the key, and misses it afterwards.
+                self.scanner.next()?;
+                self.empty(token.end)?
+            }
             _ => self.node(false, false)?,
         };
         let value = match self.accept(&TokenKind::Value)? {
@@ -532,5 +536,31 @@ fn blank_node(at: Mark) -> Node {
         end: at.offset,
         line: at.line,
         column: at.column,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_key_in_a_flow_sequence_is_refused_by_every_line() {
+        for dialect in [Dialect::V3, Dialect::V4Rc3, Dialect::V4Rc4, Dialect::V4Rc6] {
+            for text in ["a: [b, ? ]\n", "a: [? ]\n", "a: [? , b]\n", "a: [? : b]\n", "a: [? : b, c]\n"] {
+                let error = parse(text.as_bytes(), dialect).unwrap_err().to_string();
+                assert!(error.contains("did not find expected ',' or ']'"), "{dialect:?} {text:?}: {error}");
+            }
+            for text in ["a: [? x]\n", "a: [? x : y]\n", "a: [x: y, z]\n"] {
+                assert!(parse(text.as_bytes(), dialect).is_ok(), "{dialect:?} {text:?}");
+            }
+            // Only the oldest takes a sign for a key that has no blank behind it.
+            for text in ["a: [?]\n", "a: [bx, ?]\n"] {
+                assert_eq!(
+                    parse(text.as_bytes(), dialect).is_err(),
+                    dialect == Dialect::V3,
+                    "{dialect:?} {text:?}"
+                );
+            }
+        }
     }
 }
