@@ -29,7 +29,7 @@ pub enum OwnerChange {
     Remove {
         /// Who is removed.
         owner: OwnerKey,
-        /// Whether what it revoked is void: its key was stolen.
+        /// Whether what it revoked is void, and whoever it added is no owner any more: its key was stolen.
         void: bool,
     },
 }

@@ -22,6 +22,8 @@ pub struct Owners {
 pub struct OwnerState {
     /// Key and range.
     pub owner: Owner,
+    /// Who added it, if it was not there from the beginning.
+    pub added_by: Option<OwnerKey>,
     /// Whether it may still act.
     pub standing: Standing,
 }
@@ -33,14 +35,14 @@ pub enum Standing {
     Active,
     /// It may not act any more; what it did stays.
     Retired,
-    /// Its key was stolen: what it revoked is void.
+    /// Its key was stolen, or that of who added it: what it revoked is void.
     Void,
 }
 
 impl Owners {
     /// Works out the owners. The result depends on the set of changes, not on their order.
     pub(super) fn of(genesis: &Genesis, changes: &BTreeMap<RecordId, SignedOwnerChange>) -> Self {
-        let active = |owner: &Owner| OwnerState { owner: *owner, standing: Standing::Active };
+        let active = |owner: &Owner| OwnerState { owner: *owner, added_by: None, standing: Standing::Active };
         let mut owners = Self { all: genesis.owners.iter().map(active).collect() };
         owners.add_all(changes);
         owners.remove_all(changes);
@@ -63,7 +65,8 @@ impl Owners {
                             || other.owner.range.contains(&signer.owner.range)
                     });
                 if is_new && is_part && is_free {
-                    self.all.push(OwnerState { owner, standing: Standing::Active });
+                    let added_by = Some(signer.owner.key);
+                    self.all.push(OwnerState { owner, added_by, standing: Standing::Active });
                 }
             }
             if self.all.len() == known {
@@ -84,7 +87,10 @@ impl Owners {
                 OwnerChange::Add(_) => None,
             })
             .collect();
-        removals.sort_by_key(|(rank, change, ..)| (*rank, change.id));
+        // Who says that its own key was stolen says so of all that it signed.
+        removals.sort_by_key(|(rank, change, target, void)| {
+            (*rank, !(*void && self.rank(target) == Some(*rank)), change.id)
+        });
         // Majorities are counted against what the single acts leave.
         for by_majority in [false, true] {
             for (_, change, target, void) in &removals {
@@ -95,19 +101,45 @@ impl Owners {
 
     fn remove(&mut self, change: &SignedOwnerChange, target: OwnerKey, void: bool, by_majority: bool) {
         let Some(target_rank) = self.rank(&target) else { return };
-        let active = |key: &OwnerKey| self.find(key).is_some_and(|owner| owner.standing == Standing::Active);
-        let signers: Vec<usize> =
-            change.owners.iter().filter(|key| active(key)).filter_map(|key| self.rank(key)).collect();
+        // Who retired later, or before, cannot be told: what it signed counts, or its end would undo its acts.
+        let signed =
+            |owner: &OwnerState| owner.standing != Standing::Void && change.owners.contains(&owner.owner.key);
         let entitled = if by_majority {
-            let all_active = self.all.iter().filter(|owner| owner.standing == Standing::Active).count();
-            2 * signers.len() > all_active
+            // Those that the target added have no say, or it could add as many as it needs.
+            let voters = self.all.iter().filter(|owner| !self.descends(&owner.owner.key, &target));
+            let voters = voters.filter(|owner| owner.standing == Standing::Active || signed(owner));
+            let (votes, all) =
+                voters.fold((0, 0), |(votes, all), owner| (votes + usize::from(signed(owner)), all + 1));
+            2 * votes > all
         } else {
-            signers.iter().any(|rank| *rank <= target_rank)
+            self.all.iter().take(target_rank + 1).any(signed)
         };
-        let Some(state) = self.all.get_mut(target_rank) else { return };
-        if entitled && state.standing != Standing::Void {
-            state.standing = if void { Standing::Void } else { Standing::Retired };
+        if !entitled {
+            return;
         }
+        // Whoever has stolen a key may have added any number of owners with it.
+        let heirs: Vec<bool> =
+            self.all.iter().map(|owner| void && self.descends(&owner.owner.key, &target)).collect();
+        for ((rank, state), is_heir) in self.all.iter_mut().enumerate().zip(heirs) {
+            if is_heir || (rank == target_rank && void) {
+                state.standing = Standing::Void;
+            } else if rank == target_rank && state.standing != Standing::Void {
+                state.standing = Standing::Retired;
+            }
+        }
+    }
+
+    /// Whether `key` was added by `ancestor`, or by somebody whom it added, and so on.
+    fn descends(&self, key: &OwnerKey, ancestor: &OwnerKey) -> bool {
+        let mut next = self.find(key).and_then(|owner| owner.added_by);
+        while let Some(added_by) = next {
+            if added_by == *ancestor {
+                return true;
+            }
+            // Seniors add juniors, so this comes to an end.
+            next = self.find(&added_by).and_then(|owner| owner.added_by);
+        }
+        false
     }
 
     /// Everybody who ever was an owner, most senior first.
@@ -254,6 +286,44 @@ mod tests {
         assert_eq!(standing(&owners(&[third.clone(), by_one]), 1), Some(Standing::Active));
         let by_two = change(remove(1, true), &[2, 3]);
         assert_eq!(standing(&owners(&[third, by_two]), 1), Some(Standing::Void));
+    }
+
+    #[test]
+    fn who_was_removed_stays_removed_when_its_remover_retires() {
+        for serial in 0..8 {
+            let third = change(OwnerChange::Add(owner(3, "10.0.128.0/18")), &[2]);
+            let stolen = change(remove(3, true), &[2]);
+            let retired =
+                |by: u8| remove(2, false).seal(&NETWORK, [serial; 8], &[&secret(by)], &ModelCrypto).unwrap();
+            for by in [1, 2] {
+                let owners = owners(&[third.clone(), stolen.clone(), retired(by)]);
+                assert_eq!(standing(&owners, 2), Some(Standing::Retired));
+                assert_eq!(standing(&owners, 3), Some(Standing::Void));
+            }
+        }
+    }
+
+    #[test]
+    fn a_stolen_key_does_not_live_on_in_owners_that_it_adds() {
+        let puppet = change(OwnerChange::Add(owner(3, "10.0.128.0/18")), &[2]);
+        let its_puppet = change(OwnerChange::Add(owner(4, "10.0.128.0/19")), &[3]);
+        let owners = owners(&[puppet, its_puppet, change(remove(2, true), &[1])]);
+        for n in [2, 3, 4] {
+            assert_eq!(standing(&owners, n), Some(Standing::Void));
+        }
+        // What they granted stays, as what the stolen key granted itself does.
+        assert!(owners.may_have_granted(&key(3), &"10.0.130.0/24".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_majority_is_not_undone_by_a_retirement_or_by_owners_that_the_target_adds() {
+        let third = change(OwnerChange::Add(owner(3, "10.0.128.0/18")), &[2]);
+        let by_two = change(remove(1, true), &[2, 3]);
+        let retired = change(remove(2, false), &[2]);
+        assert_eq!(standing(&owners(&[third.clone(), by_two.clone(), retired]), 1), Some(Standing::Void));
+        let puppets = (4..8).map(|n| change(OwnerChange::Add(owner(n, &format!("10.0.{n}.0/24"))), &[1]));
+        let changes: Vec<_> = puppets.chain([third, by_two]).collect();
+        assert_eq!(standing(&owners(&changes), 1), Some(Standing::Void));
     }
 
     proptest! {
