@@ -26,10 +26,12 @@ mod item;
 pub mod owners;
 mod resolve;
 
+use std::cmp::Ordering;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::crypto::KEY_LEN;
 use crate::record::announcement::SignedAnnouncement;
 use crate::record::genesis::{Genesis, UlaPlan};
 use crate::record::grant::SignedGrant;
@@ -86,7 +88,8 @@ pub struct Roster {
     settled: BTreeMap<IdentityKey, Settled>,
     announcements: BTreeMap<IdentityKey, SignedAnnouncement>,
     tombstones: BTreeMap<RecordId, SignedTombstone>,
-    renames: BTreeMap<IdentityKey, SignedRename>,
+    /// One of each owner, so that none displaces what another said.
+    renames: BTreeMap<(IdentityKey, OwnerKey), SignedRename>,
     pending: BTreeMap<IdentityKey, Settled>,
     installed: BTreeSet<IdentityKey>,
     status: BTreeMap<IdentityKey, Status>,
@@ -129,7 +132,7 @@ enum ItemKey {
     Announcement(IdentityKey),
     Tombstone(RecordId),
     OwnerChange(RecordId),
-    Rename(IdentityKey),
+    Rename(IdentityKey, OwnerKey),
 }
 
 impl Roster {
@@ -233,10 +236,16 @@ impl Roster {
 
     /// The name of a member, which an owner may have changed.
     pub fn name<'r>(&'r self, settled: &'r Settled) -> &'r Name {
-        let renamed = self.renames.get(&settled.identity());
+        let renamed = self.renames_of(settled.identity());
         // What a thief said with an owner's key does not count.
         let renamed = renamed.filter(|item| self.owners.may_have_revoked(&item.owner));
+        let renamed = renamed.max_by_key(|item| (item.rename.serial, item.id));
         renamed.map_or(&settled.member.member.name, |item| &item.rename.name)
+    }
+
+    fn renames_of(&self, member: IdentityKey) -> impl Iterator<Item = &SignedRename> {
+        let (first, last) = (OwnerKey([0; KEY_LEN]), OwnerKey([0xff; KEY_LEN]));
+        self.renames.range((member, first)..=(member, last)).map(|(_, item)| item)
     }
 
     /// The addresses of a member.
@@ -384,9 +393,14 @@ impl Roster {
             return Applied::Known;
         }
         let identity = item.identity;
+        let end = End::Expired { identity, sequence: self.heard(&identity) };
+        let is_later = item.announcement.sequence > self.heard(&identity);
         self.keep(Item::Announcement(item));
         self.changed.insert(identity);
         if self.index.ended.contains(&identity) {
+            if let Some(known) = self.same_end(&end).map(|known| known.id).filter(|_| is_later) {
+                self.forget_tombstone(&known);
+            }
             self.resolve();
         }
         Applied::New
@@ -398,20 +412,55 @@ impl Roster {
             End::Revoked { .. } | End::Token(_) => self.owners.was_one(&OwnerKey(item.signer)),
             End::Left { identity, .. } if !self.settled.contains_key(&identity) => return Applied::Pending,
             End::Left { .. } => true,
-            End::Expired { identity, .. } => {
+            End::Expired { identity, sequence } => {
                 let Some(settled) = self.settled.get(&identity) else { return Applied::Pending };
                 if !self.settled.contains_key(&IdentityKey(item.signer)) {
                     return Applied::Pending;
                 }
-                settled.grant.grant.ephemeral.is_some()
+                if settled.grant.grant.ephemeral.is_none() {
+                    return Applied::Refused(Refusal::NotEntitled);
+                }
+                // Nobody has heard more than the member said: else one could be let go for good.
+                match sequence.cmp(&self.heard(&identity)) {
+                    Ordering::Greater => return Applied::Pending,
+                    Ordering::Less => return Applied::Known,
+                    Ordering::Equal => {}
+                }
+                true
             }
         };
         if !entitled {
             return Applied::Refused(Refusal::NotEntitled);
         }
+        // Members say each end once, so that none can fill the memory of all.
+        match self.same_end(&item.tombstone.end).map(|known| known.id) {
+            Some(known) if known < item.id => return Applied::Known,
+            Some(known) => self.forget_tombstone(&known),
+            None => {}
+        }
         self.keep(Item::Tombstone(item));
         self.resolve();
         Applied::New
+    }
+
+    /// The sequence of the last announcement of `identity` that was heard.
+    fn heard(&self, identity: &IdentityKey) -> u64 {
+        self.announcements.get(identity).map_or(0, |known| known.announcement.sequence)
+    }
+
+    /// A tombstone by a member that says the same.
+    fn same_end(&self, end: &End) -> Option<&SignedTombstone> {
+        self.tombstones.values().find(|known| match (&known.tombstone.end, end) {
+            (End::Left { identity: known, .. }, End::Left { identity, .. })
+            | (End::Expired { identity: known, .. }, End::Expired { identity, .. }) => known == identity,
+            _ => false,
+        })
+    }
+
+    fn forget_tombstone(&mut self, id: &RecordId) {
+        if let Some(item) = self.tombstones.remove(id) {
+            self.digests.remove(&Item::Tombstone(item).digest());
+        }
     }
 
     fn apply_owner_change(&mut self, item: SignedOwnerChange) -> Applied {
@@ -429,8 +478,11 @@ impl Roster {
         if !self.owners.was_one(&item.owner) {
             return Applied::Refused(Refusal::NoOwner);
         }
+        if !self.settled.contains_key(&item.rename.member) {
+            return Applied::Pending;
+        }
         let newer = |known: &SignedRename| (item.rename.serial, item.id) > (known.rename.serial, known.id);
-        if self.renames.get(&item.rename.member).is_some_and(|known| !newer(known)) {
+        if self.renames.get(&(item.rename.member, item.owner)).is_some_and(|known| !newer(known)) {
             return Applied::Known;
         }
         self.changed.insert(item.rename.member);
@@ -491,8 +543,9 @@ impl Roster {
                 (ItemKey::OwnerChange(key), self.owner_changes.insert(key, item).map(Item::OwnerChange))
             }
             Item::Rename(item) => {
-                let key = item.rename.member;
-                (ItemKey::Rename(key), self.renames.insert(key, item).map(Item::Rename))
+                let (member, owner) = (item.rename.member, item.owner);
+                let old = self.renames.insert((member, owner), item);
+                (ItemKey::Rename(member, owner), old.map(Item::Rename))
             }
         };
         if let Some(old) = old {
@@ -507,7 +560,7 @@ impl Roster {
             ItemKey::Announcement(key) => Item::Announcement(self.announcements.get(&key)?.clone()),
             ItemKey::Tombstone(key) => Item::Tombstone(self.tombstones.get(&key)?.clone()),
             ItemKey::OwnerChange(key) => Item::OwnerChange(self.owner_changes.get(&key)?.clone()),
-            ItemKey::Rename(key) => Item::Rename(self.renames.get(&key)?.clone()),
+            ItemKey::Rename(member, owner) => Item::Rename(self.renames.get(&(member, owner))?.clone()),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! The end of a member or of a token.
 //!
 //! What owners and members themselves sign is final. An *expiry*, by which any member lets an ephemeral one go
-//! that nobody heard of, is not: it names the last announcement that was heard, and a later one undoes it.
+//! that nobody heard of, is not: it names the last announcement that was heard, and a later one undoes it. It counts
+//! only where that very announcement is known.
 
 use super::tlv::{Fields, Writer};
 use super::{Envelope, IdentityKey, Kind, NetworkId, OwnerKey, RecordError, RecordId};

@@ -103,7 +103,7 @@ impl Roster {
         newcomer.grant.grant.replaces.is_none()
             && !self.index.ended.contains(&identity)
             && !self.index.replaced.contains(&newcomer.id())
-            && !self.renames.contains_key(&identity)
+            && self.renames_of(identity).next().is_none()
             && self.uses(&newcomer.grant.id) < usize::from(newcomer.grant.grant.uses)
             && !self.index.names.contains_key(&member.name)
             && !self.index.addresses.contains_key(&member.address)
@@ -128,8 +128,7 @@ impl Roster {
                 End::Revoked { identity, .. } => (identity, Status::Revoked),
                 End::Left { identity, .. } => (identity, Status::Left),
                 End::Expired { identity, sequence } => {
-                    let heard = self.announcements.get(&identity).map(|known| known.announcement.sequence);
-                    if heard.is_some_and(|heard| heard > sequence) {
+                    if self.heard(&identity) != sequence {
                         continue;
                     }
                     (identity, Status::Expired)

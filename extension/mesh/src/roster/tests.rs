@@ -188,7 +188,7 @@ fn honest(members: u8, picks: &[(u8, u8)]) -> Vec<Item> {
         items.push(match what % 8 {
             0 => revoked(n, 1 + count % 2),
             1 => left(n),
-            2 if n.is_multiple_of(3) => expired(n, 5, 1),
+            2 if n.is_multiple_of(3) => expired(n, u64::from(n), 1),
             2 => announcement(n, 100, &ModelCrypto),
             3 => announcement(n, 10 + u64::from(count), &ModelCrypto),
             4 => rename(n, count, u64::from(count), 1),
@@ -335,6 +335,7 @@ proptest! {
     ) {
         let mut roster = roster();
         apply_all(&mut roster, &honest(members, &[]));
+        roster.apply(announcement(3, 50, &ModelCrypto));
         let n = target % members + 1;
         let (end, n) = match how {
             0 => (revoked(n, 1), n),

@@ -94,3 +94,67 @@ fn the_end_of_a_replacement_does_not_bring_back_what_it_replaced() {
     assert_eq!(roster.status(&identity(50)), Some(&Status::Expired));
     assert_eq!(roster.status(&identity(2)), Some(&Status::Replaced { by: identity(50) }));
 }
+
+#[test]
+fn nobody_lets_an_ephemeral_member_go_for_announcements_that_it_never_made() {
+    let mut roster = roster();
+    apply_all(&mut roster, &[Admission::of(1, 1).item(), Admission::of(3, 1).item()]);
+    apply_all(&mut roster, &[announcement(3, 5, &ModelCrypto)]);
+    for sequence in [6, u64::MAX] {
+        assert_eq!(roster.apply(expired(3, sequence, 1)), Applied::Pending);
+        assert!(roster.is_member(&identity(3)));
+    }
+    assert_eq!(roster.apply(expired(3, 4, 1)), Applied::Known);
+    assert_eq!(roster.apply(expired(3, 5, 1)), Applied::New);
+    assert!(!roster.is_member(&identity(3)));
+    // It is back, and what let it go means nothing any more.
+    apply_all(&mut roster, &[announcement(3, 6, &ModelCrypto)]);
+    assert!(roster.is_member(&identity(3)));
+    assert_eq!(roster.tombstones().count(), 0);
+}
+
+#[test]
+fn one_member_fills_no_memory_with_tombstones() {
+    let leaves = |instance: u8| {
+        let end = End::Left { identity: identity(3), instance: [instance; 8] };
+        tombstone(end, &identity_secret(3), &ModelCrypto)
+    };
+    let lets_go = |time: u64| {
+        let end = End::Expired { identity: identity(6), sequence: 0 };
+        Item::Tombstone(Tombstone { end, time }.seal(&NETWORK, &identity_secret(3), &ModelCrypto).unwrap())
+    };
+    let members = [Admission::of(1, 1).item(), Admission::of(3, 1).item(), Admission::of(6, 1).item()];
+    let flood: Vec<_> = (0..50).flat_map(|n| [leaves(n), lets_go(u64::from(n))]).collect();
+    let (mut one, mut two) = (roster(), roster());
+    apply_all(&mut one, &members);
+    apply_all(&mut two, &members);
+    for item in &flood {
+        one.apply(item.clone());
+    }
+    for item in flood.iter().rev() {
+        two.apply(item.clone());
+    }
+    assert_eq!(one.tombstones().count(), 2);
+    // And all keep the same ones.
+    assert_eq!(view(&one), view(&two));
+}
+
+#[test]
+fn a_stolen_owner_key_pins_no_name() {
+    let mut roster = roster();
+    apply_all(&mut roster, &[Admission::of(1, 1).item(), rename(1, 7, 1, 1), rename(1, 8, u64::MAX, 2)]);
+    assert_eq!(roster.name(roster.settled(&identity(1)).unwrap()).as_str(), "new-8");
+    let stolen = OwnerChange::Remove { owner: owner(2, "10.0.128.0/17").key, void: true };
+    apply_all(&mut roster, &[owner_change(stolen, 1)]);
+    let name = |roster: &Roster| roster.name(roster.settled(&identity(1)).unwrap()).as_str().to_owned();
+    assert_eq!(name(&roster), "new-7", "what the thief displaced is there again");
+    apply_all(&mut roster, &[rename(1, 9, 2, 1)]);
+    assert_eq!(name(&roster), "new-9");
+}
+
+#[test]
+fn names_for_those_who_are_unknown_are_not_kept() {
+    let mut roster = roster();
+    assert_eq!(roster.apply(rename(9, 1, 1, 1)), Applied::Pending);
+    assert_eq!(roster.digests().count(), 0);
+}
