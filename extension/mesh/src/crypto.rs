@@ -6,6 +6,7 @@ use std::fmt;
 use blake2::{Blake2s256, Digest as _};
 use chacha20poly1305::{AeadInPlace as _, ChaCha20Poly1305, KeyInit as _};
 use ed25519_dalek::Signer as _;
+use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Length of a public key, of a secret seed and of a digest in bytes.
@@ -31,6 +32,14 @@ impl Secret {
     }
 }
 
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
@@ -47,7 +56,7 @@ pub enum Direction {
 }
 
 /// The cryptography of membership.
-pub trait Crypto: Send + Sync {
+pub trait Crypto: fmt::Debug + Send + Sync {
     /// The public key that belongs to a signing secret.
     fn signing_public(&self, secret: &Secret) -> [u8; KEY_LEN];
 

@@ -10,6 +10,7 @@
 //! everything, then sums over 64 buckets, then the digests of the buckets that differ. The same happens at once when a
 //! session with anybody begins, which is how a healed partition converges.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +39,10 @@ const MAX_AGAIN: u8 = 8;
 const BUCKETS_AT_ONCE: usize = 8;
 /// Items sent in answer to one message.
 const ITEMS_AT_ONCE: usize = 128;
-/// How long an item that was asked for is not asked for again.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How long an item that was asked for may be on its way before another is asked.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// Others who are remembered to have an item that was asked for.
+const MAX_OTHERS: usize = 3;
 
 /// Messages to send, each to one member.
 pub type Outbox = Vec<(IdentityKey, Vec<u8>)>;
@@ -51,7 +54,18 @@ pub struct Gossip {
     lazy_at: Option<Instant>,
     summary_at: Instant,
     again: BTreeMap<IdentityKey, (Instant, u8)>,
-    asked: BTreeMap<ItemDigest, Instant>,
+    asked: BTreeMap<ItemDigest, Asked>,
+    agreed: bool,
+    /// Where the next comparison of buckets begins.
+    turn: usize,
+}
+
+/// An item that was asked for.
+#[derive(Debug)]
+struct Asked {
+    at: Instant,
+    /// Who else has it.
+    others: Vec<IdentityKey>,
 }
 
 impl Gossip {
@@ -63,7 +77,14 @@ impl Gossip {
             summary_at: now + SUMMARY_INTERVAL,
             again: BTreeMap::new(),
             asked: BTreeMap::new(),
+            agreed: false,
+            turn: 0,
         }
+    }
+
+    /// Whether this node knew all that some other one knew, at least once since it started.
+    pub fn has_agreed(&self) -> bool {
+        self.agreed
     }
 
     /// Passes a new item on to `reachable` members, but not back to `from`.
@@ -77,6 +98,10 @@ impl Gossip {
         rng: &mut ChaCha12Rng,
     ) -> Outbox {
         self.asked.remove(&digest);
+        // While a comparison leads to something, it goes on.
+        if let Some((_, count)) = from.and_then(|from| self.again.get_mut(&from)) {
+            *count = 0;
+        }
         let mut others: Vec<_> = reachable.iter().filter(|member| Some(**member) != from).copied().collect();
         let eager = EAGER.min(others.len());
         for n in 0..eager {
@@ -112,6 +137,8 @@ impl Gossip {
         match message {
             Message::Summary { .. } if *message == Message::summary(roster) => {
                 self.again.remove(&from);
+                // Who was let in a moment ago knows that little, too.
+                self.agreed |= roster.members().count() > 1;
                 Vec::new()
             }
             Message::Summary { .. } => vec![(from, Message::buckets(roster).encode())],
@@ -135,7 +162,10 @@ impl Gossip {
         now: Instant,
     ) -> Outbox {
         let Message::Buckets(ours) = Message::buckets(roster) else { return Vec::new() };
-        let differing = (0..BUCKETS).filter(|n| ours[*n] != theirs[*n]).take(BUCKETS_AT_ONCE);
+        // From another bucket each time: what is in the first ones may have to wait for what is in the last.
+        self.turn = (self.turn + BUCKETS_AT_ONCE) % BUCKETS;
+        let around = (0..BUCKETS).map(|n| (n + self.turn) % BUCKETS);
+        let differing = around.filter(|n| ours[*n] != theirs[*n]).take(BUCKETS_AT_ONCE);
         let buckets: Vec<u8> = differing.map(|n| n as u8).collect();
         if !buckets.is_empty() {
             self.compare_again(from, now);
@@ -180,16 +210,47 @@ impl Gossip {
         roster: &Roster,
         now: Instant,
     ) -> Outbox {
-        self.asked.retain(|_, at| now.saturating_duration_since(*at) < ASK_AGAIN_AFTER);
-        let unknown: Vec<_> =
-            digests.filter(|digest| !roster.knows(*digest) && !self.asked.contains_key(digest)).collect();
-        self.asked.extend(unknown.iter().map(|digest| (*digest, now)));
+        let mut unknown = Vec::new();
+        for digest in digests.filter(|digest| !roster.knows(*digest)) {
+            match self.asked.entry(digest) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Asked { at: now, others: Vec::new() });
+                    unknown.push(digest);
+                }
+                // It is on its way already; if it gets lost, this one has it, too.
+                Entry::Occupied(mut entry) => {
+                    let others = &mut entry.get_mut().others;
+                    if others.len() < MAX_OTHERS && !others.contains(&from) {
+                        others.push(from);
+                    }
+                }
+            }
+        }
         message::want(&unknown).into_iter().map(|message| (from, message)).collect()
     }
 
+    /// Asks others for what was asked for and did not come.
+    fn ask_others(&mut self, roster: &Roster, now: Instant) -> Outbox {
+        let mut wanted: BTreeMap<IdentityKey, Vec<ItemDigest>> = BTreeMap::new();
+        self.asked.retain(|digest, asked| {
+            if now.saturating_duration_since(asked.at) < ASK_AGAIN_AFTER {
+                return true;
+            }
+            let other = asked.others.pop().filter(|_| !roster.knows(*digest));
+            asked.at = now;
+            other.map(|other| wanted.entry(other).or_default().push(*digest)).is_some()
+        });
+        let messages = wanted.into_iter();
+        messages
+            .flat_map(|(to, digests)| message::want(&digests).into_iter().map(move |message| (to, message)))
+            .collect()
+    }
+
     fn compare_again(&mut self, member: IdentityKey, now: Instant) {
-        let count = self.again.get(&member).map_or(0, |(_, count)| *count);
-        if count < MAX_AGAIN {
+        // One exchange compares many buckets, and counts once.
+        let (at, count) = self.again.get(&member).copied().unwrap_or((now + SUMMARY_INTERVAL, 0));
+        let is_due_soon = at <= now + AGAIN_AFTER;
+        if !is_due_soon && count < MAX_AGAIN {
             self.again.insert(member, (now + AGAIN_AFTER, count + 1));
         }
     }
@@ -202,7 +263,7 @@ impl Gossip {
         now: Instant,
         rng: &mut ChaCha12Rng,
     ) -> Outbox {
-        let mut outbox = Vec::new();
+        let mut outbox = self.ask_others(roster, now);
         if self.lazy_at.is_some_and(|at| at <= now) {
             self.lazy_at = None;
             for (member, digests) in std::mem::take(&mut self.lazy) {
@@ -238,7 +299,8 @@ impl Gossip {
     /// When something is due.
     pub fn deadline(&self) -> Instant {
         let again = self.again.values().map(|(at, _)| *at).min();
-        [self.lazy_at, again].into_iter().flatten().fold(self.summary_at, Instant::min)
+        let asked = self.asked.values().map(|asked| asked.at + ASK_AGAIN_AFTER).min();
+        [self.lazy_at, again, asked].into_iter().flatten().fold(self.summary_at, Instant::min)
     }
 }
 

@@ -83,7 +83,7 @@ impl HelloPublic {
 }
 
 /// A hello key: shared by all members, and by nobody else.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HelloKey {
     /// Rises with every rotation.
     pub epoch: u64,

@@ -39,7 +39,7 @@ use crate::roster::{Roster, Settled, Status};
 
 mod joiner;
 
-pub use self::joiner::{Attempt, Destination, JoinError, Joiner, Outcome, Profile, Progress};
+pub use self::joiner::{Attempt, Destination, JoinError, Joiner, Outcome, Profile, Progress, Via};
 
 const ADMITTED: u8 = 1;
 const TAKEN: u8 = 2;

@@ -31,6 +31,7 @@ pub mod hello;
 pub mod join;
 pub mod join_string;
 pub mod key;
+pub mod membership;
 pub mod node;
 pub mod packet;
 pub mod record;

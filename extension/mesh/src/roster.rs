@@ -96,6 +96,7 @@ pub struct Roster {
     digests: BTreeMap<ItemDigest, ItemKey>,
     index: Index,
     changed: BTreeSet<IdentityKey>,
+    revived: Vec<ItemDigest>,
 }
 
 /// What follows from the records, kept at hand so that an ordinary newcomer does not cost a look at everybody.
@@ -155,7 +156,14 @@ impl Roster {
             digests: BTreeMap::new(),
             index: Index::default(),
             changed: BTreeSet::new(),
+            revived: Vec::new(),
         }
+    }
+
+    /// Makes those of `installed` that may be the ones that are installed, as they were before a restart.
+    pub fn restore_installed(&mut self, installed: impl IntoIterator<Item = IdentityKey>) {
+        self.installed = installed.into_iter().collect();
+        self.resolve();
     }
 
     /// Takes an item whose signatures were checked.
@@ -180,6 +188,11 @@ impl Roster {
     /// Identities about which something changed since the last call: status, announcement or name.
     pub fn take_changed(&mut self) -> BTreeSet<IdentityKey> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Members that waited for another record and were taken up since the last call: they are to be passed on, too.
+    pub fn take_revived(&mut self) -> Vec<ItemDigest> {
+        std::mem::take(&mut self.revived)
     }
 
     // What is known
@@ -265,6 +278,11 @@ impl Roster {
             .fold(0, |sum, item| sum ^ item.id.0.first_chunk().map_or(0, |start| u64::from_le_bytes(*start)))
     }
 
+    /// Members whose admitter is not known yet.
+    pub fn waiting(&self) -> impl Iterator<Item = &Settled> {
+        self.pending.values()
+    }
+
     /// The record with this identity, installed or not.
     pub fn incarnation(&self, id: &RecordId) -> Option<&Settled> {
         self.settled.values().find(|settled| settled.id() == *id)
@@ -328,9 +346,16 @@ impl Roster {
         if admitter != identity && !self.settled.contains_key(&admitter) {
             if self.pending.len() < MAX_PENDING {
                 self.pending.insert(identity, settled);
+                self.retry_pending();
             }
             return Applied::Pending;
         }
+        self.settle(settled)
+    }
+
+    /// Takes a member whose admitter is known.
+    fn settle(&mut self, settled: Settled) -> Applied {
+        let identity = settled.identity();
         match self.settled.get(&identity) {
             Some(known) if !self.supersedes(&settled, known) => Applied::Known,
             known => {
@@ -491,26 +516,43 @@ impl Roster {
         Applied::New
     }
 
-    /// Which of two records of one identity stands: that of the later grant, else the better admission. That by another
-    /// holder of the same token counts for less, so that none can talk its like down.
+    /// Which of two records of one identity stands: that of the later grant, else the admission by itself, which began a
+    /// network and depends on nobody else's, else the better admission. That by another holder of the same token counts
+    /// for less, so that none can talk its like down.
     fn supersedes(&self, new: &Settled, known: &Settled) -> bool {
         let order = |settled: &Settled| {
             let serial = std::cmp::Reverse(settled.grant.grant.serial);
-            (serial, self.is_by_its_like(settled), settled.rank())
+            (serial, !settled.is_self_admitted(), self.is_by_its_like(settled), settled.rank())
         };
         order(new) < order(known)
     }
 
     /// Takes up members that waited for their admitter.
+    ///
+    /// Two that admitted each other (one asked again while the network was split, and of its two admissions only one
+    /// is kept) wait for each other: it is enough that the records of all admitters are at hand.
     fn retry_pending(&mut self) {
-        loop {
-            let ready =
-                self.pending.iter().find(|(_, settled)| self.settled.contains_key(&settled.receipt.admitter));
-            let Some(identity) = ready.map(|(identity, _)| *identity) else { return };
+        while let Some(identity) = self.pending.keys().find(|identity| self.is_complete(identity)).copied() {
             let Some(settled) = self.pending.remove(&identity) else { return };
-            // What it led to is in the status.
-            let _ = self.apply_settled(settled);
+            let digest = Item::Settled(Box::new(settled.clone())).digest();
+            if self.judge(&settled).is_ok() && self.settle(settled) == Applied::New {
+                self.revived.push(digest);
+            }
         }
+    }
+
+    /// Whether the records of the admitter of `waiting`, of its admitter, and so on, are known or waiting, too.
+    fn is_complete(&self, waiting: &IdentityKey) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = *waiting;
+        while !self.settled.contains_key(&next) {
+            let Some(settled) = self.pending.get(&next) else { return false };
+            if !seen.insert(next) {
+                return true;
+            }
+            next = settled.receipt.admitter;
+        }
+        true
     }
 
     // Keeping

@@ -13,6 +13,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::crypto::Secret;
+use crate::hello::HelloKey;
 use crate::record::tlv::{read_sockets, write_sockets};
 use crate::roster::{ItemDigest, Roster};
 
@@ -66,7 +68,7 @@ pub enum Message<'a> {
     /// I am.
     Pong(u64),
     /// The private halves of the network's hello keys.
-    HelloKeys(Vec<(u64, [u8; 32])>),
+    HelloKeys(Vec<HelloKey>),
     /// Where the receiver's datagrams come from.
     Observed(SocketAddr),
 }
@@ -111,7 +113,8 @@ impl<'a> Message<'a> {
                 }
                 let key = |part: &[u8]| {
                     let (epoch, secret) = part.split_first_chunk::<8>()?;
-                    Some((u64::from_le_bytes(*epoch), secret.try_into().ok()?))
+                    let secret = Secret::new(secret.try_into().ok()?);
+                    Some(HelloKey { epoch: u64::from_le_bytes(*epoch), secret })
                 };
                 Self::HelloKeys(body.chunks_exact(40).map(key).collect::<Option<_>>().ok_or(BadMessage)?)
             }
@@ -153,9 +156,10 @@ impl<'a> Message<'a> {
             Self::Pong(nonce) => [&[PONG][..], &nonce.to_le_bytes()].concat(),
             Self::HelloKeys(keys) => {
                 let mut bytes = vec![HELLO_KEYS];
-                for (epoch, secret) in keys {
-                    bytes.extend_from_slice(&epoch.to_le_bytes());
-                    bytes.extend_from_slice(secret);
+                bytes.reserve_exact(40 * keys.len());
+                for key in keys {
+                    bytes.extend_from_slice(&key.epoch.to_le_bytes());
+                    bytes.extend_from_slice(key.secret.expose());
                 }
                 bytes
             }
@@ -253,7 +257,7 @@ mod tests {
             Message::Want(vec![]),
             Message::Ping(5),
             Message::Pong(6),
-            Message::HelloKeys(vec![(1, [2; 32]), (3, [4; 32])]),
+            Message::HelloKeys(vec![HelloKey { epoch: 3, secret: Secret::new([4; 32]) }]),
             Message::Observed("[2001:db8::1]:7".parse().unwrap()),
         ];
         for message in messages {

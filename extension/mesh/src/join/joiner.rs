@@ -80,6 +80,15 @@ pub struct Attempt {
     pub to: Vec<Destination>,
 }
 
+/// How a datagram came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// To this node alone.
+    Unicast,
+    /// To everybody on the network segment.
+    Lan,
+}
+
 /// How it ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {

@@ -1,0 +1,567 @@
+//! One node's part in the membership of its network: joins, keeps the records, passes them on, admits others.
+//!
+//! Everything but the sessions themselves is here. The driver tells with whom sessions begin and end, hands in what came
+//! through them ([`Membership::handle_control`]) and what came outside ([`Membership::handle_hello`]), calls
+//! [`Membership::handle_timeout`] when [`Membership::deadline`] has come, and after each call drains
+//! [`Membership::poll_output`]. Its peers are exactly [`Membership::peers`], whose records it must have applied before it
+//! accepts any data; sessions are wanted with [`Membership::wanted`].
+//!
+//! Nothing is answered, and nothing is taken, from who is no peer. Who is barred falls silent.
+
+mod door;
+mod upkeep;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand_chacha::ChaCha12Rng;
+use rand_core::SeedableRng as _;
+use zeroize::Zeroizing;
+
+use crate::crypto::{Crypto, Secret};
+use crate::gossip::{Gossip, MAX_HELLO_KEYS, Message, Outbox, neighbours};
+use crate::hello::{HelloKey, HelloKeys};
+use crate::join::{Answered, Destination, JoinError, Joiner, Profile};
+use crate::join_string::JoinString;
+use crate::record::announcement::{Announcement, SignedAnnouncement};
+use crate::record::genesis::Genesis;
+use crate::record::tombstone::{End, Tombstone};
+use crate::record::{Envelope, IdentityKey, NetworkId, RecordError};
+use crate::roster::{Applied, Item, Roster, Settled, Status};
+
+use self::upkeep::Upkeep;
+
+/// Members that a new item is pushed to at least, if that many are reachable.
+const FEWEST_TARGETS: usize = 4;
+
+/// The time, as the driver reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// The steady clock.
+    pub instant: Instant,
+    /// Seconds since the Unix epoch, if the driver believes its clock.
+    pub clock: Option<u64>,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send this to a member, in a control packet inside a session.
+    Control {
+        /// To whom.
+        to: IdentityKey,
+        /// What.
+        payload: Zeroizing<Vec<u8>>,
+    },
+    /// Send this outside sessions.
+    Hello {
+        /// Where to.
+        to: Vec<Destination>,
+        /// What.
+        datagram: Vec<u8>,
+    },
+    /// Know this.
+    Event(Event),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// This node became a member.
+    Joined,
+    /// Somebody has the name or address that this node asks for.
+    Taken,
+    /// The node cannot ask to be let in.
+    CannotJoin(JoinError),
+    /// A member appeared, went, moved or was renamed: [`Membership::peers`] may be different.
+    Changed(IdentityKey),
+    /// This node is no member any more.
+    Barred(Status),
+    /// Another machine uses this node's identity.
+    Cloned {
+        /// Which.
+        instance: [u8; 8],
+    },
+    /// A member sees datagrams of this node come from here.
+    Observed(SocketAddr),
+}
+
+/// A member as the driver configures it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerRecords<'a> {
+    /// Who it is and what it was granted.
+    pub settled: &'a Settled,
+    /// Where it is.
+    pub announcement: &'a SignedAnnouncement,
+    /// Whether its data may be accepted. While it is not, sessions with it carry control packets only.
+    pub installed: bool,
+}
+
+/// What survives a restart.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    /// The network.
+    pub genesis: Envelope,
+    /// The node's identity.
+    pub identity: Secret,
+    /// Its admission.
+    pub settled: Settled,
+    /// Its last announcement.
+    pub announcement: Announcement,
+    /// All records.
+    pub items: Vec<Arc<[u8]>>,
+    /// Who was installed.
+    pub installed: Vec<IdentityKey>,
+    /// The hello keys.
+    pub keys: Vec<HelloKey>,
+    /// Where members were when the join string was made.
+    pub seeds: Vec<SocketAddr>,
+}
+
+/// What this node is.
+#[derive(Debug)]
+enum Phase {
+    Joining(Box<Joiner>),
+    Member,
+    Barred,
+}
+
+/// This node.
+#[derive(Debug)]
+struct Us {
+    secret: Secret,
+    identity: IdentityKey,
+    settled: Option<Settled>,
+    announcement: Announcement,
+    seeds: Vec<SocketAddr>,
+    /// Since it started, it began the network: nobody knows more.
+    began_alone: bool,
+}
+
+/// The membership of one node.
+#[derive(Debug)]
+pub struct Membership {
+    crypto: &'static dyn Crypto,
+    genesis: Envelope,
+    roster: Roster,
+    gossip: Gossip,
+    keys: HelloKeys,
+    us: Us,
+    phase: Phase,
+    /// Who let us in, until our roster holds all that proves it.
+    introducer: Option<(Settled, SignedAnnouncement)>,
+    reachable: BTreeSet<IdentityKey>,
+    /// Our neighbours, until members come or go.
+    ring: Option<BTreeSet<IdentityKey>>,
+    answered: Answered,
+    upkeep: Upkeep,
+    output: VecDeque<Output>,
+    rng: ChaCha12Rng,
+}
+
+impl Membership {
+    /// A node that wants to become a member.
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    pub fn join(
+        join: JoinString,
+        profile: Profile,
+        seed: [u8; 32],
+        now: Now,
+        crypto: &'static dyn Crypto,
+    ) -> Result<Self, JoinError> {
+        let genesis = join.genesis.clone();
+        let us = (profile.identity.clone(), profile.announcement.clone(), join.seeds.clone());
+        let joiner = Joiner::new(join, profile, now.instant, crypto)?;
+        let phase = Phase::Joining(Box::new(joiner));
+        Self::new(genesis, us, phase, seed, now, crypto).map_err(JoinError::Record)
+    }
+
+    /// A member that was restarted. It gets a new `instance`, and its boot counter rises.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the genesis is not valid. Items that are not are left out.
+    pub fn resume(
+        saved: Saved,
+        instance: [u8; 8],
+        seed: [u8; 32],
+        now: Now,
+        crypto: &'static dyn Crypto,
+    ) -> Result<Self, RecordError> {
+        let announcement = Announcement { instance, boot: saved.announcement.boot + 1, ..saved.announcement };
+        let us = (saved.identity, announcement, saved.seeds);
+        let mut this = Self::new(saved.genesis, us, Phase::Member, seed, now, crypto)?;
+        for key in saved.keys {
+            this.keys.add(key, crypto);
+        }
+        let network = *this.roster.network();
+        let open = |bytes: &Arc<[u8]>| Item::open(bytes, &network, crypto).ok();
+        let mut items: Vec<_> = saved.items.iter().filter_map(open).collect();
+        items.push(Item::Settled(Box::new(saved.settled.clone())));
+        this.us.settled = Some(saved.settled);
+        // Whatever depends on a later one is taken up in a later round.
+        while items.iter().any(|item| this.roster.apply(item.clone()) == Applied::New) {}
+        this.roster.restore_installed(saved.installed);
+        this.roster.take_revived();
+        this.announce(now);
+        this.after_change(now);
+        Ok(this)
+    }
+
+    fn new(
+        genesis: Envelope,
+        (secret, announcement, seeds): (Secret, Announcement, Vec<SocketAddr>),
+        phase: Phase,
+        seed: [u8; 32],
+        now: Now,
+        crypto: &'static dyn Crypto,
+    ) -> Result<Self, RecordError> {
+        let (decoded, _) = Genesis::open(genesis.bytes(), crypto)?;
+        let network = NetworkId(genesis.id().0);
+        let identity = IdentityKey(crypto.signing_public(&secret));
+        Ok(Self {
+            crypto,
+            genesis,
+            roster: Roster::new(decoded, network),
+            gossip: Gossip::new(now.instant),
+            keys: HelloKeys::default(),
+            us: Us { secret, identity, settled: None, announcement, seeds, began_alone: false },
+            phase,
+            introducer: None,
+            reachable: BTreeSet::new(),
+            ring: None,
+            answered: Answered::default(),
+            upkeep: Upkeep::new(now.instant),
+            output: VecDeque::new(),
+            rng: ChaCha12Rng::from_seed(seed),
+        })
+    }
+
+    // What is known
+
+    /// The records.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// This node's identity.
+    pub fn identity(&self) -> &IdentityKey {
+        &self.us.identity
+    }
+
+    /// This node's record, once it is a member.
+    pub fn settled(&self) -> Option<&Settled> {
+        self.us.settled.as_ref()
+    }
+
+    /// Whether this node is a member, as far as it knows.
+    pub fn is_member(&self) -> bool {
+        matches!(self.phase, Phase::Member)
+    }
+
+    /// The hello keys.
+    pub fn hello_keys(&self) -> &HelloKeys {
+        &self.keys
+    }
+
+    /// Everybody who may have a session with this node.
+    pub fn peers(&self) -> impl Iterator<Item = PeerRecords<'_>> {
+        let active = self.is_member();
+        let members = self.roster.members().filter_map(|settled| {
+            let announcement = self.roster.announcement(&settled.identity())?;
+            Some(PeerRecords { settled, announcement, installed: true })
+        });
+        let introducer = self.introducer.iter().map(|(settled, announcement)| PeerRecords {
+            settled,
+            announcement,
+            installed: false,
+        });
+        let us = self.us.identity;
+        members.chain(introducer).filter(move |peer| active && peer.settled.identity() != us)
+    }
+
+    /// Whether `identity` may have a session with this node.
+    pub fn is_peer(&self, identity: &IdentityKey) -> bool {
+        let introducer = self.introducer.as_ref().is_some_and(|(settled, _)| settled.identity() == *identity);
+        self.is_member() && *identity != self.us.identity && (introducer || self.roster.is_member(identity))
+    }
+
+    /// With whom sessions should be kept for gossip.
+    pub fn wanted(&mut self) -> BTreeSet<IdentityKey> {
+        let mut wanted = self.ring().clone();
+        wanted.extend(self.introducer.iter().map(|(settled, _)| settled.identity()));
+        wanted
+    }
+
+    /// What to write down, once this node is a member. It holds secrets.
+    pub fn saved(&self) -> Option<Saved> {
+        Some(Saved {
+            genesis: self.genesis.clone(),
+            identity: self.us.secret.clone(),
+            settled: self.us.settled.clone()?,
+            announcement: self.us.announcement.clone(),
+            items: self.roster.items().map(|item| item.to_bytes()).collect(),
+            installed: self.roster.members().map(Settled::identity).collect(),
+            keys: self.keys.iter().cloned().collect(),
+            seeds: self.us.seeds.clone(),
+        })
+    }
+
+    // What happens
+
+    /// A session with a peer began.
+    pub fn session_began(&mut self, with: IdentityKey, now: Now) {
+        if !self.is_peer(&with) {
+            return;
+        }
+        self.reachable.insert(with);
+        self.upkeep.heard(with, now.instant);
+        let keys: Vec<_> = self.keys.iter().take(MAX_HELLO_KEYS).cloned().collect();
+        let outbox = self.gossip.met(with, &self.roster);
+        self.send(outbox);
+        self.send(vec![(with, Message::HelloKeys(keys).encode())]);
+    }
+
+    /// Nothing comes from a peer any more.
+    pub fn session_ended(&mut self, with: &IdentityKey) {
+        self.reachable.remove(with);
+    }
+
+    /// Takes what came from `from` inside a session.
+    pub fn handle_control(&mut self, from: IdentityKey, payload: &[u8], now: Now) {
+        if !self.is_peer(&from) {
+            return;
+        }
+        self.upkeep.heard(from, now.instant);
+        // What a newer version says beside what we know is its matter.
+        let Ok(message) = Message::decode(payload) else { return };
+        match message {
+            Message::Items(items) => {
+                for item in items {
+                    if let Ok(item) = Item::open(item, self.roster.network(), self.crypto) {
+                        self.take(item, Some(from), now);
+                    }
+                }
+            }
+            Message::HelloKeys(keys) => self.take_keys(keys, Some(from)),
+            Message::Ping(nonce) => self.send(vec![(from, Message::Pong(nonce).encode())]),
+            Message::Observed(address) => {
+                self.output.push_back(Output::Event(Event::Observed(address)));
+            }
+            message => {
+                let outbox = self.gossip.handle(from, &message, &self.roster, now.instant);
+                self.send(outbox);
+            }
+        }
+    }
+
+    /// This node is somewhere else now.
+    pub fn set_candidates(&mut self, candidates: Vec<SocketAddr>, now: Now) {
+        if let Phase::Joining(joiner) = &mut self.phase {
+            joiner.set_candidates(candidates.clone());
+        }
+        self.us.announcement.candidates = candidates;
+        self.announce(now);
+        self.after_change(now);
+    }
+
+    /// An operation that an owner signed, handed in at this node.
+    pub fn act(&mut self, item: Item, now: Now) -> Applied {
+        self.take(item, None, now)
+    }
+
+    /// This node leaves, for good.
+    pub fn leave(&mut self, now: Now) {
+        let end = End::Left { identity: self.us.identity, instance: self.us.announcement.instance };
+        let tombstone = Tombstone { end, time: now.clock.unwrap_or(0) };
+        if let Ok(tombstone) = tombstone.seal(self.roster.network(), &self.us.secret, self.crypto) {
+            self.take(Item::Tombstone(tombstone), None, now);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.output.pop_front()
+    }
+
+    // Records
+
+    /// Takes an item whose signatures were checked, and passes it on if it is new.
+    fn take(&mut self, item: Item, from: Option<IdentityKey>, now: Now) -> Applied {
+        if self.is_left_by_a_clone(&item) {
+            return Applied::Known;
+        }
+        let (digest, bytes) = (item.digest(), item.to_bytes());
+        let is_revocation = matches!(&item, Item::Tombstone(tombstone) if tombstone.owner().is_some());
+        let applied = self.roster.apply(item.clone());
+        if applied == Applied::New {
+            if let Item::Announcement(announcement) = &item
+                && announcement.identity == self.us.identity
+            {
+                self.adopt(announcement, now);
+            }
+            let targets = self.targets();
+            let outbox = self.gossip.push(&bytes, digest, from, &targets, now.instant, &mut self.rng);
+            self.send(outbox);
+            self.after_change(now);
+            if let Item::Announcement(announcement) = &item {
+                self.upkeep.heard_of(announcement.identity, now.instant);
+            }
+            if is_revocation && from.is_none() {
+                self.upkeep.rotate_now(now.instant);
+            }
+        }
+        if matches!(applied, Applied::New | Applied::Pending) {
+            self.after_change(now);
+        }
+        applied
+    }
+
+    /// While a session with a machine lasts, no other machine with its identity can make it leave.
+    fn is_left_by_a_clone(&self, item: &Item) -> bool {
+        let Item::Tombstone(tombstone) = item else { return false };
+        let End::Left { identity, instance } = tombstone.tombstone.end else { return false };
+        let established = self.roster.announcement(&identity).map(|known| known.announcement.instance);
+        self.reachable.contains(&identity) && established.is_some_and(|established| established != instance)
+    }
+
+    /// Draws the conclusions from what has changed in the roster.
+    fn after_change(&mut self, now: Now) {
+        for digest in self.roster.take_revived() {
+            let Some(item) = self.roster.find(digest) else { continue };
+            let targets = self.targets();
+            let bytes = item.to_bytes();
+            let outbox = self.gossip.push(&bytes, digest, None, &targets, now.instant, &mut self.rng);
+            self.send(outbox);
+        }
+        let changed = self.roster.take_changed();
+        for identity in &changed {
+            if !self.is_peer(identity) {
+                self.reachable.remove(identity);
+                self.upkeep.forget(identity);
+            }
+            self.output.push_back(Output::Event(Event::Changed(*identity)));
+        }
+        if changed.is_empty() {
+            return;
+        }
+        self.ring = None;
+        if let Some((settled, announcement)) = &self.introducer
+            && self.roster.status(&settled.identity()).is_some()
+        {
+            // From now on it is a member like any other.
+            self.roster.apply(Item::Announcement(announcement.clone()));
+            self.introducer = None;
+        }
+        if changed.contains(&self.us.identity) {
+            self.look_at_ourselves(now);
+        }
+    }
+
+    fn look_at_ourselves(&mut self, now: Now) {
+        match self.roster.status(&self.us.identity) {
+            // Others see a conflict in their own way: those that installed us go on talking to us.
+            None | Some(Status::Conflict { .. }) => {}
+            Some(Status::Installed) => {
+                if self.is_member() && self.roster.announcement(&self.us.identity).is_none() {
+                    self.announce(now);
+                }
+            }
+            // Others lost sight of us: the next announcement undoes it.
+            Some(Status::Expired) => self.announce(now),
+            Some(status) => {
+                if self.is_member() {
+                    self.output.push_back(Output::Event(Event::Barred(status.clone())));
+                }
+                self.phase = Phase::Barred;
+                self.reachable.clear();
+            }
+        }
+        self.after_change(now);
+    }
+
+    /// Says anew where we are.
+    fn announce(&mut self, now: Now) {
+        if !self.is_member() {
+            return;
+        }
+        self.us.announcement.sequence += 1;
+        let (network, secret) = (*self.roster.network(), &self.us.secret);
+        if let Ok(announcement) = self.us.announcement.seal(&network, secret, self.crypto) {
+            let item = Item::Announcement(announcement);
+            let (digest, bytes) = (item.digest(), item.to_bytes());
+            // Not `take`, which would look at it as an echo.
+            if self.roster.apply(item) == Applied::New {
+                let targets = self.targets();
+                let outbox = self.gossip.push(&bytes, digest, None, &targets, now.instant, &mut self.rng);
+                self.send(outbox);
+            }
+        }
+    }
+
+    /// An announcement of our own identity that we did not make just now: from before our state was lost, or by a
+    /// clone. Ours must be newer to count.
+    fn adopt(&mut self, theirs: &SignedAnnouncement, now: Now) {
+        let instance = theirs.announcement.instance;
+        self.us.announcement.sequence = self.us.announcement.sequence.max(theirs.announcement.sequence);
+        if instance != self.us.announcement.instance && theirs.announcement.boot >= self.us.announcement.boot
+        {
+            self.output.push_back(Output::Event(Event::Cloned { instance }));
+        }
+        self.upkeep.announce_soon(now.instant);
+    }
+
+    fn take_keys(&mut self, keys: Vec<HelloKey>, from: Option<IdentityKey>) {
+        let before = self.keys.current().map(|(_, public)| *public);
+        for key in keys {
+            self.keys.add(key, self.crypto);
+        }
+        let Some((key, public)) = self.keys.current() else { return };
+        if Some(*public) == before {
+            return;
+        }
+        let payload = Zeroizing::new(Message::HelloKeys(vec![key.clone()]).encode());
+        let targets = self.targets();
+        self.send(
+            targets.into_iter().filter(|to| Some(*to) != from).map(|to| (to, payload.to_vec())).collect(),
+        );
+    }
+
+    // Sending
+
+    fn send(&mut self, outbox: Outbox) {
+        let outputs =
+            outbox.into_iter().map(|(to, payload)| Output::Control { to, payload: Zeroizing::new(payload) });
+        self.output.extend(outputs);
+    }
+
+    /// Who gets what is new: the neighbours that are there, and others if these are few.
+    fn targets(&mut self) -> Vec<IdentityKey> {
+        self.ring();
+        let ring = self.ring.iter().flatten();
+        let mut targets: Vec<_> = ring.filter(|member| self.reachable.contains(*member)).copied().collect();
+        if targets.len() < FEWEST_TARGETS {
+            let others: Vec<_> =
+                self.reachable.iter().filter(|member| !targets.contains(member)).copied().collect();
+            targets.extend(others.into_iter().take(FEWEST_TARGETS));
+        }
+        targets
+    }
+
+    fn ring(&mut self) -> &BTreeSet<IdentityKey> {
+        let (roster, us) = (&self.roster, &self.us.identity);
+        self.ring.get_or_insert_with(|| {
+            let members: Vec<_> = roster.members().map(Settled::identity).collect();
+            neighbours(&members, us)
+        })
+    }
+}
+
+/// When each peer was last heard of.
+type Heard = BTreeMap<IdentityKey, Instant>;
+
+#[cfg(test)]
+mod tests;

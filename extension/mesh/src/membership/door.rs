@@ -1,0 +1,197 @@
+//! What comes and goes outside sessions: joining, admitting, meeting, acts of owners.
+
+use std::time::Duration;
+
+use rand_core::RngCore as _;
+
+use super::{Event, Membership, Now, Output, Phase};
+use crate::hello::{Ask, Received};
+use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge};
+use crate::record::OwnerKey;
+use crate::record::receipt::Receipt;
+use crate::roster::{Applied, Item, Settled};
+
+/// What is answered to an owner whose operation was taken.
+const ACTED: &[u8] = &[3];
+/// How long after its start a member without any session takes itself for the last one.
+const ALONE_AFTER: Duration = Duration::from_secs(8);
+/// Members that answer one request to a whole network segment, about.
+const ANSWER_TOGETHER: u32 = 4;
+
+impl Membership {
+    /// Takes a datagram that came outside sessions. What is returned goes back to where it came from.
+    pub fn handle_hello(&mut self, datagram: &[u8], via: Via, now: Now) -> Option<Vec<u8>> {
+        match &mut self.phase {
+            Phase::Joining(joiner) => {
+                match joiner.handle_reply(datagram, now.instant, self.crypto) {
+                    Progress::Nothing => {}
+                    Progress::Taken => self.output.push_back(Output::Event(Event::Taken)),
+                    Progress::Done(outcome) => self.become_member(*outcome, now),
+                }
+                None
+            }
+            Phase::Member => {
+                if let Some(received) = self.keys.open(datagram, self.roster.network(), self.crypto) {
+                    return self.answer(received, via, now);
+                }
+                self.handle_met(datagram, now);
+                None
+            }
+            Phase::Barred => None,
+        }
+    }
+
+    /// The joiner's turn, if this node is one.
+    pub(super) fn poll_joiner(&mut self, now: Now) {
+        let Phase::Joining(joiner) = &mut self.phase else { return };
+        let clock = now.clock.unwrap_or(0);
+        if let Some(outcome) = joiner.begin_alone(now.instant, clock, self.crypto, &mut self.rng) {
+            self.become_member(outcome, now);
+            return;
+        }
+        match joiner.poll(now.instant, self.crypto, &mut self.rng) {
+            Ok(None) => {}
+            Ok(Some(attempt)) => {
+                self.output.push_back(Output::Hello { to: attempt.to, datagram: attempt.datagram });
+            }
+            Err(error) => self.output.push_back(Output::Event(Event::CannotJoin(error))),
+        }
+    }
+
+    fn become_member(&mut self, outcome: Outcome, now: Now) {
+        for key in outcome.keys {
+            self.keys.add(key, self.crypto);
+        }
+        self.phase = Phase::Member;
+        self.us.settled = Some(outcome.settled.clone());
+        self.us.announcement = outcome.announcement;
+        self.us.began_alone = outcome.settled.is_self_admitted();
+        self.output.push_back(Output::Event(Event::Joined));
+        self.roster.apply(Item::Settled(Box::new(outcome.settled)));
+        self.introduce(outcome.items, now);
+        self.after_change(now);
+    }
+
+    /// Takes what a member sent along with its reply: first its announcement, then its own record, then what proves it.
+    /// We may lack records of others that prove it too, and only this member can give us those. Until it has, it is
+    /// a peer whose data does not count.
+    pub(super) fn introduce(&mut self, items: Vec<Item>, now: Now) {
+        let settled = items.iter().find_map(|item| match item {
+            Item::Settled(settled) => Some((**settled).clone()),
+            _ => None,
+        });
+        // Members first: who is not known has nothing to announce.
+        for item in items.iter().rev() {
+            self.take(item.clone(), None, now);
+        }
+        let Some(settled) = settled.filter(|settled| self.roster.judge(settled).is_ok()) else { return };
+        let announcement = items.into_iter().find_map(|item| match item {
+            Item::Announcement(item) if item.identity == settled.identity() => Some(item),
+            _ => None,
+        });
+        let is_known = self.roster.status(&settled.identity()).is_some();
+        self.introducer = announcement.filter(|_| !is_known).map(|announcement| (settled, announcement));
+    }
+
+    fn answer(&mut self, received: Received, via: Via, now: Now) -> Option<Vec<u8>> {
+        if received.hello.target.is_some_and(|target| target != self.us.identity) {
+            return None;
+        }
+        match received.hello.ask {
+            // A whole segment would admit a newcomer at once, and tell everybody so.
+            Ask::Join if via == Via::Lan && !self.is_our_turn() => None,
+            Ask::Join | Ask::Meet => self.answer_request(received, now),
+            Ask::Act => self.answer_act(received, now),
+        }
+    }
+
+    /// True for about four of all members that are there. Who gets no answer asks again.
+    fn is_our_turn(&mut self) -> bool {
+        let crowd = (self.reachable.len() as u32 + 1).div_ceil(ANSWER_TOGETHER);
+        self.rng.next_u32().is_multiple_of(crowd)
+    }
+
+    fn answer_request(&mut self, received: Received, now: Now) -> Option<Vec<u8>> {
+        let hello = &received.hello;
+        let (network, crypto) = (*self.roster.network(), self.crypto);
+        let request = Request::decode(&hello.content, &hello.signer, &network, crypto).ok()?;
+        if request.identity() == self.us.identity {
+            return None;
+        }
+        let reachable = &self.reachable;
+        let verdict = judge(&request, &self.roster, now.clock, |identity| reachable.contains(identity));
+        let settled = match verdict {
+            Verdict::Known(settled) => *settled,
+            Verdict::Admit if self.may_admit(now) => self.admit(&request, now)?,
+            Verdict::Taken => {
+                let is_first = self.answered.first_time(&hello.signer, hello.sequence);
+                return is_first.then(|| received.reply(&Reply::Taken.encode(), crypto)).flatten();
+            }
+            Verdict::Admit | Verdict::Silence(_) => return None,
+        };
+        let identity = settled.identity();
+        self.take(Item::Settled(Box::new(settled)), None, now);
+        // Only what is news is answered, and only to who is installed now.
+        let announced = self.take(Item::Announcement(request.announcement), None, now);
+        if announced != Applied::New || !self.roster.is_member(&identity) {
+            return None;
+        }
+        let receipt = Box::new(self.roster.settled(&identity)?.receipt.clone());
+        let keys = self.keys.current().map(|(key, _)| key.clone()).into_iter().collect();
+        let reply = Reply::Admitted { receipt, keys, items: self.introduction() };
+        received.reply(&reply.encode(), crypto)
+    }
+
+    /// Who was away, or was let in just now, may not know which tokens are spent. It catches up with somebody before it
+    /// admits others; unless nobody is there, for then it is the last one standing.
+    fn may_admit(&self, now: Now) -> bool {
+        let is_known = self.roster.is_member(&self.us.identity);
+        let alone = self.reachable.is_empty() && now.instant >= self.upkeep.began() + ALONE_AFTER;
+        is_known && (self.us.began_alone || self.gossip.has_agreed() || alone)
+    }
+
+    fn admit(&mut self, request: &Request, now: Now) -> Option<Settled> {
+        let mut nonce = [0; 16];
+        self.rng.fill_bytes(&mut nonce);
+        let receipt = Receipt {
+            member: request.member.id,
+            nonce,
+            time: now.clock?,
+            // And ourselves.
+            reach: u16::try_from(self.reachable.len() + 1).unwrap_or(u16::MAX),
+        };
+        let receipt = receipt.seal(self.roster.network(), &self.us.secret, self.crypto).ok()?;
+        Some(Settled { grant: request.grant.clone(), member: request.member.clone(), receipt })
+    }
+
+    /// What a newcomer needs to talk to us, then what proves that we are a member, as far as it fits.
+    fn introduction(&self) -> Vec<Vec<u8>> {
+        let mut items = Vec::new();
+        let mut next = self.us.settled.clone();
+        items.extend(self.roster.announcement(&self.us.identity).map(|item| item.envelope.bytes().to_vec()));
+        // More than three do not fit into one datagram.
+        for _ in 0..3 {
+            let Some(settled) = next else { break };
+            items.push(settled.to_bytes());
+            let admitter = settled.receipt.admitter;
+            next = self.roster.settled(&admitter).filter(|_| !settled.is_self_admitted()).cloned();
+        }
+        items
+    }
+
+    fn answer_act(&mut self, received: Received, now: Now) -> Option<Vec<u8>> {
+        let hello = &received.hello;
+        if !self.roster.owners().is_active(&OwnerKey(hello.signer)) {
+            return None;
+        }
+        let item = Item::open(&hello.content, self.roster.network(), self.crypto).ok()?;
+        // Members speak for themselves, in sessions.
+        let is_owners = match &item {
+            Item::Tombstone(tombstone) => tombstone.owner().is_some(),
+            Item::OwnerChange(_) | Item::Rename(_) => true,
+            Item::Settled(_) | Item::Announcement(_) => false,
+        };
+        let is_new = is_owners && self.take(item, None, now) == Applied::New;
+        is_new.then(|| received.reply(ACTED, self.crypto)).flatten()
+    }
+}

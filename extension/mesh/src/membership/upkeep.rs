@@ -1,0 +1,324 @@
+//! What a member does by itself as time passes: gossip, new hello keys after a revocation, letting go of ephemeral
+//! members, meeting neighbours that have no session with it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use rand_core::RngCore as _;
+
+use super::{Heard, Membership, Now, Output, Phase};
+use crate::crypto::Secret;
+use crate::hello::{Ask, Expected, Hello, HelloKey};
+use crate::join::{Destination, Reply, Request};
+use crate::record::IdentityKey;
+use crate::record::tombstone::{End, Tombstone};
+use crate::roster::{Item, Settled};
+
+/// How often members are looked after.
+const ROUND: Duration = Duration::from_secs(2);
+/// Wait for the one at whom a revocation came in to make a new hello key, before another does.
+const ROTATE_AFTER: Duration = Duration::from_secs(3);
+/// Wait before a neighbour without session is sent a hello; then longer and longer.
+const MEET_AFTER: Duration = Duration::from_secs(4);
+const MEET_LONGEST: Duration = Duration::from_secs(120);
+/// Neighbours that are sent a hello in one round.
+const MEET_AT_ONCE: usize = 4;
+/// Waits between two calls for anybody, while there is no session at all.
+const CALL_FIRST: Duration = Duration::from_secs(1);
+const CALL_LONGEST: Duration = Duration::from_secs(30);
+/// Hellos whose replies are still opened.
+const MAX_EXPECTED: usize = 16;
+/// Wait before an announcement is answered that somebody else made of this node.
+const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
+
+/// What the upkeep remembers.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    began: Instant,
+    round_at: Instant,
+    rotate_at: Option<Instant>,
+    announce_at: Option<Instant>,
+    heard: Heard,
+    meet: BTreeMap<IdentityKey, (Instant, Duration)>,
+    call_at: Instant,
+    call_wait: Duration,
+    /// Which of the older hello keys is next.
+    hellos: usize,
+    expected: VecDeque<Expected>,
+}
+
+impl Upkeep {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            began: now,
+            round_at: now,
+            rotate_at: None,
+            announce_at: None,
+            heard: Heard::new(),
+            meet: BTreeMap::new(),
+            call_at: now + CALL_FIRST,
+            call_wait: CALL_FIRST,
+            hellos: 0,
+            expected: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    pub(super) fn heard(&mut self, identity: IdentityKey, now: Instant) {
+        self.heard.insert(identity, now);
+        self.call_wait = CALL_FIRST;
+        self.meet.remove(&identity);
+    }
+
+    /// Somebody heard of it.
+    pub(super) fn heard_of(&mut self, identity: IdentityKey, now: Instant) {
+        self.heard.insert(identity, now);
+    }
+
+    pub(super) fn forget(&mut self, identity: &IdentityKey) {
+        self.heard.remove(identity);
+        self.meet.remove(identity);
+    }
+
+    pub(super) fn rotate_now(&mut self, now: Instant) {
+        self.rotate_at = Some(now);
+    }
+
+    /// Not at once: two clones that answer each other would never stop.
+    pub(super) fn announce_soon(&mut self, now: Instant) {
+        self.announce_at.get_or_insert(now + ANNOUNCE_AFTER);
+    }
+
+    fn heard_at(&self, identity: &IdentityKey) -> Instant {
+        self.heard.get(identity).copied().unwrap_or(self.began)
+    }
+}
+
+impl Membership {
+    /// Does what is due. Early calls do nothing.
+    pub fn handle_timeout(&mut self, now: Now) {
+        match self.phase {
+            Phase::Joining(_) => self.poll_joiner(now),
+            Phase::Member => self.look_after(now),
+            Phase::Barred => self.gossip_only(now),
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` for who is barred.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Joining(joiner) => Some(joiner.deadline()),
+            Phase::Member => {
+                let upkeep = &self.upkeep;
+                let others = [upkeep.rotate_at, upkeep.announce_at, Some(self.gossip.deadline())];
+                Some(others.into_iter().flatten().fold(upkeep.round_at, Instant::min))
+            }
+            Phase::Barred => None,
+        }
+    }
+
+    fn gossip_only(&mut self, now: Now) {
+        let reachable: Vec<_> = self.reachable.iter().copied().collect();
+        let outbox = self.gossip.handle_timeout(&reachable, &self.roster, now.instant, &mut self.rng);
+        self.send(outbox);
+    }
+
+    fn look_after(&mut self, now: Now) {
+        self.gossip_only(now);
+        if self.upkeep.announce_at.is_some_and(|at| at <= now.instant) {
+            self.upkeep.announce_at = None;
+            self.announce(now);
+            self.after_change(now);
+        }
+        if self.upkeep.rotate_at.is_some_and(|at| at <= now.instant) {
+            self.upkeep.rotate_at = None;
+            self.rotate();
+        }
+        if self.upkeep.round_at <= now.instant {
+            self.upkeep.round_at = now.instant + ROUND;
+            if self.owes_rotation() && self.upkeep.rotate_at.is_none() {
+                // Spread, so that one does it and the others hear of it.
+                let spread = Duration::from_millis(u64::from(self.rng.next_u32() % 5_000));
+                self.upkeep.rotate_at = Some(now.instant + ROTATE_AFTER + spread);
+            }
+            self.let_go(now);
+            self.meet(now);
+        }
+    }
+
+    // Hello keys
+
+    /// Each revocation makes a new key necessary: the revoked knows the old ones. The epoch counts them.
+    fn owed_epoch(&self) -> u64 {
+        let is_revocation = |end: &End| matches!(end, End::Revoked { .. });
+        self.roster.tombstones().filter(|item| is_revocation(&item.tombstone.end)).count() as u64
+    }
+
+    fn owes_rotation(&self) -> bool {
+        self.keys.current().is_some_and(|(key, _)| key.epoch < self.owed_epoch())
+    }
+
+    fn rotate(&mut self) {
+        // A key that nobody gets to know is worse than none.
+        if !self.owes_rotation() || self.reachable.is_empty() || !self.roster.is_member(&self.us.identity) {
+            return;
+        }
+        let mut secret = [0; 32];
+        self.rng.fill_bytes(&mut secret);
+        let key = HelloKey { epoch: self.owed_epoch(), secret: Secret::new(secret) };
+        self.take_keys(vec![key], None);
+    }
+
+    // Ephemeral members
+
+    /// Lets those go that nobody heard of for their lifetime. The next member on the ring that is there does it, so
+    /// that not everybody does.
+    fn let_go(&mut self, now: Now) {
+        let overdue: Vec<_> = self
+            .roster
+            .members()
+            .filter(|settled| settled.identity() != self.us.identity)
+            .filter(|settled| !self.reachable.contains(&settled.identity()))
+            .filter_map(|settled| Some((settled.identity(), settled.grant.grant.ephemeral?)))
+            .filter(|(identity, lifetime)| now.instant >= self.upkeep.heard_at(identity) + *lifetime)
+            .map(|(identity, _)| identity)
+            .collect();
+        for identity in overdue {
+            if self.is_next_after(&identity) {
+                let heard = self.roster.announcement(&identity);
+                let sequence = heard.map_or(0, |heard| heard.announcement.sequence);
+                let tombstone =
+                    Tombstone { end: End::Expired { identity, sequence }, time: now.clock.unwrap_or(0) };
+                if let Ok(item) = tombstone.seal(self.roster.network(), &self.us.secret, self.crypto) {
+                    self.take(Item::Tombstone(item), None, now);
+                }
+            }
+        }
+    }
+
+    /// Whether nobody between `identity` and us on the ring is there.
+    fn is_next_after(&self, identity: &IdentityKey) -> bool {
+        let members: Vec<_> = self.roster.members().map(Settled::identity).collect();
+        let Ok(at) = members.binary_search(identity) else { return false };
+        let around = members[at + 1..].iter().chain(&members[..at]);
+        around
+            .copied()
+            .find(|member| *member == self.us.identity || self.reachable.contains(member))
+            .is_some_and(|member| member == self.us.identity)
+    }
+
+    // Meeting
+
+    /// Sends hellos to neighbours that have no session with us: they may not know of us yet, or have no idea where
+    /// we are.
+    fn meet(&mut self, now: Now) {
+        let missing: Vec<_> =
+            self.wanted().into_iter().filter(|member| !self.reachable.contains(member)).collect();
+        self.upkeep.meet.retain(|member, _| missing.contains(member));
+        if self.reachable.is_empty() {
+            self.call_for_anybody(now);
+        }
+        let mut sent = 0;
+        for member in missing {
+            let first = (now.instant + MEET_AFTER, MEET_AFTER);
+            let (at, wait) = *self.upkeep.meet.entry(member).or_insert(first);
+            if at > now.instant || sent >= MEET_AT_ONCE {
+                continue;
+            }
+            let wait = (wait * 2).min(MEET_LONGEST);
+            self.upkeep.meet.insert(member, (now.instant + wait, wait));
+            let candidates =
+                self.roster.announcement(&member).map(|known| known.announcement.candidates.clone());
+            let to: Vec<_> = candidates.unwrap_or_default().into_iter().map(Destination::Address).collect();
+            if !to.is_empty() {
+                sent += 1;
+                self.send_meet(to, now);
+            }
+        }
+    }
+
+    /// Nobody is there: asks on the network segment, at the seeds, and at a few of all who were ever known.
+    fn call_for_anybody(&mut self, now: Now) {
+        if self.upkeep.call_at > now.instant {
+            return;
+        }
+        self.upkeep.call_at = now.instant + self.upkeep.call_wait;
+        self.upkeep.call_wait = (self.upkeep.call_wait * 2).min(CALL_LONGEST);
+        let known: Vec<_> = self
+            .roster
+            .members()
+            .filter(|settled| settled.identity() != self.us.identity)
+            .filter_map(|settled| self.roster.announcement(&settled.identity()))
+            .filter_map(|known| known.announcement.candidates.first().copied())
+            .collect();
+        let mut to: Vec<_> = self.us.seeds.iter().copied().map(Destination::Address).collect();
+        if !known.is_empty() {
+            let picks = (0..MEET_AT_ONCE).map(|_| known[self.rng.next_u32() as usize % known.len()]);
+            to.extend(picks.map(Destination::Address));
+        }
+        to.push(Destination::Lan);
+        to.sort_unstable();
+        to.dedup();
+        self.send_meet(to, now);
+    }
+
+    fn send_meet(&mut self, to: Vec<Destination>, now: Now) {
+        // An announcement that is known is stale, and stays unanswered.
+        self.announce(now);
+        let Some(settled) = self.us.settled.clone() else { return };
+        let network = *self.roster.network();
+        let Ok(announcement) = self.us.announcement.seal(&network, &self.us.secret, self.crypto) else {
+            return;
+        };
+        let request = Request {
+            grant: settled.grant,
+            member: settled.member,
+            receipt: Some(settled.receipt),
+            announcement,
+        };
+        let hello = Hello {
+            signer: self.us.identity.0,
+            sequence: self.us.announcement.sequence,
+            ask: Ask::Meet,
+            content: request.encode(),
+            target: None,
+        };
+        // To the newest key, and to another one each time: who was cut off when the newest was made does not know it.
+        let known = self.keys.iter().count().max(1);
+        self.upkeep.hellos = (self.upkeep.hellos + 1) % known;
+        let keys = [0, self.upkeep.hellos].into_iter().collect::<BTreeSet<_>>();
+        for public in keys.iter().filter_map(|n| self.keys.iter().nth(*n)).map(|key| key.public(self.crypto))
+        {
+            let sealed = hello.seal(&self.us.secret, &public, &network, self.crypto, &mut self.rng);
+            let Some((datagram, expected)) = sealed else { continue };
+            if self.upkeep.expected.len() >= MAX_EXPECTED {
+                self.upkeep.expected.pop_front();
+            }
+            self.upkeep.expected.push_back(expected);
+            self.output.push_back(Output::Hello { to: to.clone(), datagram });
+        }
+    }
+
+    /// Takes a reply to one of our hellos.
+    pub(super) fn handle_met(&mut self, datagram: &[u8], now: Now) {
+        let opened = self.upkeep.expected.iter().find_map(|expected| expected.open(datagram, self.crypto));
+        let Some(payload) = opened else { return };
+        let reply = Reply::decode(&payload, self.roster.network(), self.crypto);
+        let Ok(Reply::Admitted { receipt, keys, items }) = reply else { return };
+        self.take_keys(keys, None);
+        // Who admitted us may be gone, and unknown to others: then this is another admission.
+        let settled = self.us.settled.clone().filter(|settled| receipt.receipt.member == settled.id());
+        if let Some(settled) = settled.filter(|_| !self.roster.is_member(&self.us.identity)) {
+            let settled = Settled { receipt: *receipt, ..settled };
+            self.us.settled = Some(settled.clone());
+            self.roster.apply(Item::Settled(Box::new(settled)));
+        }
+        let network = *self.roster.network();
+        let items = items.iter().filter_map(|item| Item::open(item, &network, self.crypto).ok()).collect();
+        self.introduce(items, now);
+        self.after_change(now);
+    }
+}
