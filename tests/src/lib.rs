@@ -6,6 +6,7 @@ pub mod compare;
 pub mod config_gen;
 pub mod extension;
 pub mod go;
+pub mod members;
 pub mod netns;
 pub mod oracle;
 pub mod pairs;
