@@ -5,7 +5,7 @@
 //! of all identities. So both ends of a pair agree that they are one, every member is reached in few steps, and a
 //! member that is gone leaves no hole that the distances do not span.
 //!
-//! A new item goes at once to [`EAGER`] neighbours, and its digest a moment later to the others, who ask if they did not
+//! A new item goes at once to some neighbours, and its digest a moment later to the others, who ask if they did not
 //! get it otherwise. Every [`SUMMARY_INTERVAL`] a member compares all that it knows with one neighbour: a sum over
 //! everything, then sums over 64 buckets, then the digests of the buckets that differ. The same happens at once when a
 //! session with anybody begins, which is how a healed partition converges.

@@ -488,7 +488,7 @@ impl Membership {
         if !self.is_member() {
             return;
         }
-        self.us.announcement.sequence += 1;
+        self.us.announcement.sequence = self.us.announcement.sequence.saturating_add(1);
         let (network, secret) = (*self.roster.network(), &self.us.secret);
         if let Ok(announcement) = self.us.announcement.seal(&network, secret, self.crypto) {
             let item = Item::Announcement(announcement);

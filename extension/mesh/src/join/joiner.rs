@@ -196,7 +196,7 @@ impl Joiner {
         self.next = now + self.wait / 2 + self.wait * spread as u32 / 1000;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
 
-        self.profile.announcement.sequence += 1;
+        self.profile.announcement.sequence = self.profile.announcement.sequence.saturating_add(1);
         let announcement = self
             .profile
             .announcement
