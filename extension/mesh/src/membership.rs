@@ -554,8 +554,9 @@ impl Membership {
     fn ring(&mut self) -> &BTreeSet<IdentityKey> {
         let (roster, us) = (&self.roster, &self.us.identity);
         self.ring.get_or_insert_with(|| {
-            let members: Vec<_> = roster.members().map(Settled::identity).collect();
-            neighbours(&members, us)
+            // We are one, also while our own roster lacks what proves it.
+            let members: BTreeSet<_> = roster.members().map(Settled::identity).chain([*us]).collect();
+            neighbours(&members.into_iter().collect::<Vec<_>>(), us)
         })
     }
 }
