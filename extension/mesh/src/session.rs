@@ -24,6 +24,11 @@ pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 /// lost. What they hold are keys, so the number is small.
 const MAX_SESSIONS: usize = 6;
 
+/// How long after the newest session was heard something in an older one may still be a straggler from an old path:
+/// longer than networks hold packets back. Where two handshakes crossed, each end goes on sending in its own, and the
+/// older one is then all that is heard.
+const STRAGGLER_TIME: Duration = Duration::from_secs(1);
+
 /// Which end started the handshake. Only the initiator of a session replaces it, so the two ends do not both
 /// try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,8 @@ pub(crate) struct Session {
     sealed: u64,
     /// One more than the highest counter heard.
     next_counter: u64,
+    /// When it was made, or last heard in.
+    heard_at: Instant,
 }
 
 impl Session {
@@ -74,7 +81,15 @@ impl Ledger {
     pub(crate) fn add(&mut self, index: SessionIndex, role: Role, now: Instant) -> Option<SessionIndex> {
         let confirmed = role == Role::Initiator;
         let evicted = (self.sessions.len() >= MAX_SESSIONS).then(|| self.evict()).flatten();
-        self.sessions.push(Session { index, born: now, role, confirmed, sealed: 0, next_counter: 0 });
+        self.sessions.push(Session {
+            index,
+            born: now,
+            role,
+            confirmed,
+            sealed: 0,
+            next_counter: 0,
+            heard_at: now,
+        });
         if confirmed {
             self.current = Some(index);
         }
@@ -133,18 +148,20 @@ impl Ledger {
     /// it carried must be dropped.
     #[inline]
     pub(crate) fn heard(&mut self, index: SessionIndex, counter: u64, now: Instant) -> Option<Heard> {
-        let born_current = self.current().map(|session| session.born);
+        let current = self.current().copied();
         let session = self.sessions.iter_mut().rev().find(|session| session.index == index)?;
         if session.age(now) >= REJECT_AFTER_TIME {
             return None;
         }
         // An answer to an old handshake may be confirmed late; it must not replace a newer session.
-        let is_newest_session = born_current.is_none_or(|born| session.born >= born);
-        let heard = Heard {
-            confirmed: !session.confirmed,
-            newest: is_newest_session && counter >= session.next_counter,
-        };
+        let is_newest_session = current.is_none_or(|current| session.born >= current.born);
+        let is_straggler = !is_newest_session
+            && current
+                .is_some_and(|current| now.saturating_duration_since(current.heard_at) < STRAGGLER_TIME);
+        let heard =
+            Heard { confirmed: !session.confirmed, newest: !is_straggler && counter >= session.next_counter };
         session.confirmed = true;
+        session.heard_at = now;
         session.next_counter = session.next_counter.max(counter.saturating_add(1));
         if heard.confirmed && is_newest_session {
             self.current = Some(index);
@@ -247,6 +264,20 @@ mod tests {
         assert_eq!(ledger.add(B, Role::Initiator, epoch() + secs(120)), None);
         assert!(!ledger.heard(A, 7, epoch() + secs(120)).unwrap().newest);
         assert!(ledger.heard(B, 0, epoch() + secs(120)).unwrap().newest);
+    }
+
+    #[test]
+    fn a_peer_that_only_sends_in_the_older_of_two_crossed_sessions_is_followed() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.add(A, Role::Responder, epoch()), None);
+        assert_eq!(ledger.add(B, Role::Initiator, epoch() + secs(1)), None);
+        assert!(!ledger.heard(A, 0, epoch() + secs(1)).unwrap().newest);
+        assert!(ledger.heard(A, 1, epoch() + secs(2)).unwrap().newest);
+        assert!(!ledger.heard(A, 1, epoch() + secs(2)).unwrap().newest);
+        // While the newer one is heard, the older one says nothing.
+        assert!(ledger.heard(B, 0, epoch() + secs(3)).unwrap().newest);
+        assert!(!ledger.heard(A, 2, epoch() + secs(3)).unwrap().newest);
+        assert_eq!(ledger.for_sending(epoch() + secs(3)).unwrap().index, B);
     }
 
     #[test]
