@@ -1,6 +1,6 @@
 //! Days of virtual time for the mesh core. A failure names its seed; the same seed fails again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ichor_mesh::status::Drop;
@@ -47,6 +47,11 @@ fn converse(world: &mut World, ids: &[NodeId], every: Duration, until: Duration)
     }
     world.run_for(Duration::from_secs(1));
     delivered + world.account.forget_delivered()
+}
+
+/// Every two nodes once.
+fn pairs(ids: &[NodeId]) -> impl Iterator<Item = (NodeId, NodeId)> {
+    ids.iter().flat_map(move |a| ids.iter().filter(move |b| *b > a).map(move |b| (*a, *b)))
 }
 
 /// The losses that no link explains.
@@ -106,24 +111,47 @@ fn a_day_of_trouble_loses_only_what_the_trouble_explains() {
         let ids: Vec<_> = world.ids().collect();
         let mut trouble: Vec<Instant> = Vec::new();
         let mut cut: BTreeSet<(NodeId, NodeId)> = BTreeSet::new();
+        // For how long two could talk since one of them moved or they were cut off.
+        let mut talked: BTreeMap<(NodeId, NodeId), Duration> = BTreeMap::new();
         while world.elapsed() < DAY {
             let now = world.origin() + world.elapsed();
             let (a, b) = (ids[world.random(4) as usize], ids[world.random(4) as usize]);
             match world.random(6) {
-                0 if a != b && cut.insert((a, b)) => world.set_connected(a, b, false),
+                0 if a != b && cut.insert((a, b)) => {
+                    world.set_connected(a, b, false);
+                    talked.insert((a.min(b), a.max(b)), Duration::ZERO);
+                }
                 1 => {
                     for (a, b) in std::mem::take(&mut cut) {
                         world.set_connected(a, b, true);
                     }
                 }
                 2 => world.restart(a),
-                3 => world.roam(a),
+                3 => {
+                    let lost: Vec<_> = pairs(&ids).filter(|pair| world.lost_touch(*pair)).collect();
+                    world.roam(a);
+                    for pair in pairs(&ids).filter(|(one, other)| *one == a || *other == a) {
+                        // Two that had the time to talk since the last move know of it, and one move more is found.
+                        let talked = talked.insert(pair, Duration::ZERO).unwrap_or(DAY);
+                        assert!(
+                            lost.contains(&pair)
+                                || !world.lost_touch(pair)
+                                || talked < Duration::from_secs(30),
+                            "seed {seed}: {pair:?} talked for {talked:?}, then one moved and they lost each other"
+                        );
+                    }
+                }
                 _ => {}
             }
             trouble.push(now);
             let busy = Duration::from_secs(u64::from(world.random(120)));
             let until = world.elapsed() + busy;
             converse(&mut world, &ids, Duration::from_millis(500), until);
+            for pair @ (a, b) in pairs(&ids) {
+                if !cut.contains(&(a, b)) && !cut.contains(&(b, a)) {
+                    *talked.entry(pair).or_default() += busy;
+                }
+            }
             let silence = Duration::from_secs(u64::from(world.random(300)));
             world.run_for(silence);
         }
@@ -143,6 +171,10 @@ fn a_day_of_trouble_loses_only_what_the_trouble_explains() {
         // When the trouble is over, everybody reaches everybody again, and stays reachable.
         for (a, b) in std::mem::take(&mut cut) {
             world.set_connected(a, b, true);
+        }
+        // Two that both moved while they could not talk need somebody to tell one of them. All others find each other.
+        for pair in pairs(&ids).filter(|pair| world.lost_touch(*pair)).collect::<Vec<_>>() {
+            world.tell(pair.0, pair.1);
         }
         converse(&mut world, &ids, Duration::from_millis(500), DAY + Duration::from_secs(120));
         world.account = Default::default();

@@ -45,6 +45,8 @@ struct SimNode {
     /// How far its wall clock is from the world's.
     clock_offset: Duration,
     handshakes: u64,
+    /// Endpoints from its configuration.
+    told: BTreeMap<NodeId, SocketAddr>,
     /// Counters of incarnations before a restart.
     retired: Counters,
 }
@@ -87,6 +89,7 @@ impl World {
                 mesh_address: Ipv4Addr::new(10, 213, 0, n as u8 + 1),
                 clock_offset: Duration::from_secs(1_800_000_000),
                 handshakes: 0,
+                told: BTreeMap::new(),
                 retired: Counters::default(),
             });
         }
@@ -168,6 +171,30 @@ impl World {
         self.nodes[id.0].address.set_port(port);
     }
 
+    /// Whether neither of two nodes knows where the other is.
+    pub fn lost_touch(&self, (a, b): (NodeId, NodeId)) -> bool {
+        !self.knows(a, b) && !self.knows(b, a)
+    }
+
+    /// Whether `from` knows an address at which `to` is: from its configuration, or because it was last heard there.
+    fn knows(&self, from: NodeId, to: NodeId) -> bool {
+        let (sim, other) = (&self.nodes[from.0], &self.nodes[to.0]);
+        let heard =
+            sim.node.peer(&other.secret.public()).and_then(|peer| sim.node.peer_status(peer, self.now));
+        sim.told.get(&to) == Some(&other.address)
+            || heard.is_some_and(|status| status.endpoint == Some(other.address))
+    }
+
+    /// `from` is told where `to` is, as by an operator.
+    pub fn tell(&mut self, from: NodeId, to: NodeId) {
+        let (key, address) = (self.nodes[to.0].secret.public(), self.nodes[to.0].address);
+        let sim = &mut self.nodes[from.0];
+        sim.told.insert(to, address);
+        if let Some(peer) = sim.node.peer(&key) {
+            sim.node.set_endpoint(peer, address, self.now);
+        }
+    }
+
     /// Lets time pass.
     pub fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
@@ -219,12 +246,12 @@ impl World {
     }
 
     fn configure(&mut self, id: NodeId) {
-        let peers: Vec<(PublicKey, SocketAddr, Ipv4Addr)> = self
+        let peers: Vec<(NodeId, PublicKey, SocketAddr, Ipv4Addr)> = self
             .ids()
             .filter(|other| *other != id)
             .map(|other| {
                 let sim = &self.nodes[other.0];
-                (sim.secret.public(), sim.address, sim.mesh_address)
+                (other, sim.secret.public(), sim.address, sim.mesh_address)
             })
             .collect();
         let noise_seed = self.rng.next_u64();
@@ -232,7 +259,8 @@ impl World {
         let sim = &mut self.nodes[id.0];
         let clock = WallClock { at: origin, shows: sim.clock_offset };
         sim.node.set_identity(Some(ModelNoise::new(sim.secret.clone(), clock, noise_seed)), now);
-        for (key, endpoint, address) in peers {
+        sim.told = peers.iter().map(|(other, _, endpoint, _)| (*other, *endpoint)).collect();
+        for (_, key, endpoint, address) in peers {
             let Some(peer) = sim.node.add_peer(key, now) else { continue };
             sim.node.set_endpoint(peer, endpoint, now);
             sim.node.routes_mut().insert(IpNet::from(IpAddr::V4(address)), peer);
