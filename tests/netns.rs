@@ -318,12 +318,17 @@ fn a_killed_worker_costs_neither_link_nor_carrier_nor_addresses_nor_routes() {
     });
 }
 
-#[test]
-fn a_restarted_daemon_finds_its_peers_again() {
+/// `home-1` and `cloud-1`, of which only home is told where the other is.
+fn home_and_cloud() -> Topology {
     let mut topology = Topology::demo();
     topology.sites[0].nodes.truncate(1);
     topology.sites[1].nodes.truncate(1);
-    in_lab(AGENT, lab_of(topology), async |lab| {
+    topology
+}
+
+#[test]
+fn a_restarted_daemon_finds_its_peers_again() {
+    in_lab(AGENT, lab_of(home_and_cloud()), async |lab| {
         // Only home knows where the cloud is; that the cloud knows the way home is what it heard.
         let (home, cloud) = (lab.node("home-1"), lab.node("cloud-1"));
         assert_reaches(&home, &cloud).await?;
@@ -337,10 +342,7 @@ fn a_restarted_daemon_finds_its_peers_again() {
 
 #[test]
 fn a_killed_worker_leaves_its_endpoints_to_the_next_even_without_a_disk() {
-    let mut topology = Topology::demo();
-    topology.sites[0].nodes.truncate(1);
-    topology.sites[1].nodes.truncate(1);
-    in_lab(AGENT, lab_of(topology), async |lab| {
+    in_lab(AGENT, lab_of(home_and_cloud()), async |lab| {
         let (home, cloud) = (lab.node("home-1"), lab.node("cloud-1"));
         assert_reaches(&home, &cloud).await?;
         until_succeeds(&cloud, "test -s /var/lib/ichor/endpoints").await?;

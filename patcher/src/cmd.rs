@@ -2,6 +2,7 @@
 
 pub mod apply_config;
 mod change;
+mod cluster_file;
 pub mod completion;
 pub mod config;
 pub mod connection;

@@ -24,6 +24,7 @@ pub mod output;
 pub mod owner;
 pub mod patch;
 pub mod plan;
+pub mod ranges;
 pub mod schematic;
 pub mod snapshot;
 pub mod talosconfig;

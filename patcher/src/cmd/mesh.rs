@@ -1,9 +1,8 @@
 //! `mesh`: a network and its owner.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use ichor_mesh::record::NetworkId;
 use ichor_mesh::record::name::Name;
@@ -11,9 +10,8 @@ use ipnet::{IpNet, Ipv4Net};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 
-use crate::cluster::{self, Cluster};
+use super::cluster_file;
 use crate::exit::{Exit, Refusal, UsageError};
-use crate::files::read_bounded;
 use crate::output::{Format, Output, note};
 use crate::owner::address::{Claim, conflict, propose, usual_claims};
 use crate::owner::{folder, mint};
@@ -88,7 +86,7 @@ impl MeshArgs {
 
 impl Init {
     fn run(self) -> anyhow::Result<Exit> {
-        let cluster = self.file.as_deref().map(read_cluster).transpose()?;
+        let cluster = self.file.as_deref().map(cluster_file::load).transpose()?;
         let of_file = || cluster.as_ref().map(|cluster| cluster.mesh.name.parse());
         let name = match self.name.map(Ok).or_else(of_file) {
             Some(Ok(name)) => name,
@@ -148,14 +146,4 @@ impl Init {
         note(&format!("  next: ichorctl token create --mesh {} --name NODE", begun.name));
         Ok(Exit::Done)
     }
-}
-
-fn read_cluster(path: &Path) -> anyhow::Result<Cluster> {
-    let text = read_bounded(path, cluster::MAX_BYTES)
-        .with_context(|| format!("failed to read {}", path.display()))?;
-    Cluster::parse(&text).map_err(|errors| {
-        let errors: Vec<String> =
-            errors.0.iter().map(|error| format!("{}: {error}", path.display())).collect();
-        UsageError(errors.join("\n")).into()
-    })
 }

@@ -11,10 +11,11 @@ use anyhow::Context as _;
 use clap::Args;
 use zeroize::Zeroizing;
 
+use super::cluster_file;
 use super::connection::Connection;
 use crate::api::TalosVersion;
 use crate::cluster::{self, Cluster};
-use crate::exit::{self, Exit, UsageError};
+use crate::exit::{self, Exit};
 use crate::files::{self, write_private};
 use crate::machine::parse::MAX_BYTES;
 use crate::output::{self, Format, Output};
@@ -69,13 +70,7 @@ struct FileArgs {
 
 impl FileArgs {
     fn load(&self) -> anyhow::Result<Cluster> {
-        let read = || format!("failed to read the cluster file {}", self.file.display());
-        let text = files::read_bounded(&self.file, cluster::MAX_BYTES).with_context(read)?;
-        let parsed = Cluster::parse(&text);
-        parsed.map_err(|errors| {
-            let errors = errors.0.iter().map(|error| format!("{}: {error}", self.file.display()));
-            UsageError(errors.collect::<Vec<_>>().join("\n")).into()
-        })
+        cluster_file::load(&self.file)
     }
 
     const fn options(&self) -> Options {

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::ranges::{DEFAULT_PODS, DEFAULT_SERVICES, overlap};
+
 /// A range that is in use for something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -29,9 +31,11 @@ impl fmt::Display for Claim {
 
 /// What every Talos cluster has unless it was told otherwise, and what providers use under their customers' feet.
 pub fn usual_claims() -> Vec<Claim> {
-    let claims = [
-        ("Kubernetes services, unless the cluster has others", [10, 96, 0, 0], 12),
-        ("Kubernetes pods, unless the cluster has others", [10, 244, 0, 0], 16),
+    let kubernetes = [
+        Claim::new("Kubernetes services, unless the cluster has others", DEFAULT_SERVICES),
+        Claim::new("Kubernetes pods, unless the cluster has others", DEFAULT_PODS),
+    ];
+    let others = [
         ("carrier-grade NAT, RFC 6598", [100, 64, 0, 0], 10),
         ("this host, RFC 1122", [127, 0, 0, 0], 8),
         ("link-local addresses, RFC 3927", [169, 254, 0, 0], 16),
@@ -39,7 +43,8 @@ pub fn usual_claims() -> Vec<Claim> {
         ("multicast and reserved, RFC 5771", [224, 0, 0, 0], 3),
     ];
     let net = |address: [u8; 4], length| Ipv4Net::new_assert(address.into(), length).into();
-    claims.into_iter().map(|(user, address, length)| Claim::new(user, net(address, length))).collect()
+    let others = others.into_iter().map(|(user, address, length)| Claim::new(user, net(address, length)));
+    kubernetes.into_iter().chain(others).collect()
 }
 
 /// The first of the claims that a range overlaps.
@@ -59,11 +64,6 @@ pub fn next_free(range: &Ipv4Net, mesh: &Ipv4Net, is_taken: impl Fn(Ipv4Addr) ->
     let usable = |address: &Ipv4Addr| *address != mesh.network() && *address != mesh.broadcast();
     let (first, last) = (u32::from(range.network()), u32::from(range.broadcast()));
     (first..=last).map(Ipv4Addr::from).filter(usable).find(|address| !is_taken(*address))
-}
-
-/// Whether two ranges have an address in common.
-pub fn overlap(one: &IpNet, other: &IpNet) -> bool {
-    one.contains(other) || other.contains(one)
 }
 
 #[cfg(test)]

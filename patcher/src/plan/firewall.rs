@@ -3,6 +3,7 @@
 use super::Case;
 use crate::machine::DocumentId;
 use crate::patch::ensure::{Edit, Setting, Wish};
+use crate::ranges::DEFAULT_PODS;
 
 /// Rules and the default action. They belong together: with the action alone nobody gets in any more.
 pub(super) fn edits(case: &Case<'_>) -> Vec<Edit> {
@@ -15,7 +16,7 @@ pub(super) fn edits(case: &Case<'_>) -> Vec<Edit> {
     let mut trusted: Vec<String> = mesh.ranges().map(|range| range.to_string()).collect();
     trusted.extend(case.lans().iter().map(ToString::to_string));
     if case.facts.pods.is_empty() {
-        trusted.push("10.244.0.0/16".to_owned());
+        trusted.push(DEFAULT_PODS.to_string());
     }
     trusted.extend(case.facts.pods.iter().map(ToString::to_string));
     let world = ["0.0.0.0/0".to_owned(), "::/0".to_owned()];

@@ -13,9 +13,8 @@ use crate::api::Support;
 use crate::cluster::{Cluster, Node, Profile, Role};
 use crate::patch::TalosLine;
 use crate::patch::conflict::Contradiction;
+use crate::ranges::{DEFAULT_PODS, DEFAULT_SERVICES, overlap};
 
-/// The service range of Kubernetes when nobody chooses another: Talos hides node addresses inside it.
-const DEFAULT_SERVICES: &str = "10.96.0.0/12";
 /// Longest round trip between voters, in milliseconds.
 const MAX_RTT_MS: u32 = 150;
 /// Most loss between voters, in parts of a thousand.
@@ -115,7 +114,7 @@ pub(super) fn cluster(cluster: &Cluster) -> Vec<Refusal> {
             found.push(refusal(None, Reason::RangeOverlap, facts, "choose another range for the mesh"));
         }
     }
-    if DEFAULT_SERVICES.parse().is_ok_and(|services: IpNet| overlaps(&services)) {
+    if overlaps(&DEFAULT_SERVICES) {
         let facts = [
             mesh_range(cluster),
             format!("Kubernetes has services at {DEFAULT_SERVICES}, where Talos sees no node addresses"),
@@ -200,9 +199,7 @@ fn ranges(case: &Case<'_>) -> Vec<Refusal> {
     let named = |what: &'static str, nets: &[IpNet]| -> Vec<(&'static str, IpNet)> {
         nets.iter().map(|net| (what, *net)).collect()
     };
-    let default_pods = ["10.244.0.0/16".parse::<IpNet>()];
-    let default_pods: Vec<IpNet> = default_pods.into_iter().flatten().collect();
-    let pods = if case.facts.pods.is_empty() { &default_pods } else { &case.facts.pods };
+    let pods = if case.facts.pods.is_empty() { &[DEFAULT_PODS][..] } else { &case.facts.pods };
     let mut all = named("pods are at", pods);
     all.extend(named("services are at", &case.facts.services));
     // An address of ours from an earlier run is no LAN.
@@ -414,8 +411,4 @@ fn firewall(case: &Case<'_>) -> Option<Refusal> {
 fn mesh_range(cluster: &Cluster) -> String {
     let ranges: Vec<String> = cluster.mesh.ranges().map(|range| range.to_string()).collect();
     format!("the mesh has {}", ranges.join(" and "))
-}
-
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
-    one.contains(&other.network()) || other.contains(&one.network())
 }

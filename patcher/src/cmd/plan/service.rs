@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use yaml_serde::Value;
@@ -11,6 +10,7 @@ use yaml_serde::Value;
 use crate::api::NodeClient;
 use crate::exit::Unproven;
 use crate::extension;
+use crate::image::Digest;
 use crate::plan::daemon;
 
 /// The service of the extension: Talos puts `ext-` before the name of the service spec.
@@ -59,8 +59,7 @@ pub(super) async fn follow(
     if !client.services().await?.iter().any(|service| service.id == SERVICE) {
         return Ok(Some("the extension is not there yet; the daemon's config waits for it"));
     }
-    let wanted: String =
-        digest(&SHA256, after.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let wanted = Digest::of(after.as_bytes()).hex();
     let patience = if before.is_none() { Duration::ZERO } else { TALOS_RESTARTS };
     if until_read(client, &wanted, patience).await.is_ok() {
         return Ok(Some("the daemon has read its config"));

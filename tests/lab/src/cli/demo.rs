@@ -17,6 +17,8 @@ use crate::traffic::{self, Ping, Tcp};
 /// How long a pair may take to answer the first time.
 const PING_LIMIT: Duration = Duration::from_secs(10);
 const THROUGHPUT_TIME: Duration = Duration::from_secs(3);
+/// What the mesh must carry.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// The exit code when pairs are left that do not reach each other.
 const FAILED: u8 = 1;
 
@@ -27,8 +29,8 @@ struct Report {
     seconds: f64,
     /// What joined simulated Talos nodes to the mesh; none where ichords start with their mesh.
     applied: Option<Joined>,
-    /// The families that the mesh carries.
-    families: Vec<Family>,
+    /// The families that are proven.
+    families: [Family; 2],
     nodes: Vec<NodeView>,
     pairs: Vec<Pair>,
     throughput: Option<Throughput>,
@@ -41,7 +43,7 @@ struct Pair {
     to: String,
     /// Microseconds of a round trip over IPv4; none if there was no answer.
     ipv4_us: Option<u64>,
-    /// The same over IPv6; none too where the mesh does not carry it.
+    /// The same over IPv6.
     ipv6_us: Option<u64>,
 }
 
@@ -53,8 +55,8 @@ impl Pair {
         }
     }
 
-    fn answers(&self, families: &[Family]) -> bool {
-        families.iter().all(|family| self.us(*family).is_some())
+    fn answers(&self) -> bool {
+        FAMILIES.iter().all(|family| self.us(*family).is_some())
     }
 }
 
@@ -106,7 +108,6 @@ async fn join_and_prove(
 }
 
 async fn prove(lab: &Lab, applied: Option<Joined>, progress: &Progress) -> Result<Report, LabError> {
-    let families = &[Family::V4, Family::V6];
     let view = lab.view().await?;
     let members: Vec<NodeView> = view.nodes.iter().filter(|node| node.member).cloned().collect();
     progress.tell("waiting until all pairs have agreed on keys");
@@ -115,18 +116,14 @@ async fn prove(lab: &Lab, applied: Option<Joined>, progress: &Progress) -> Resul
         Ok(()) | Err(LabError::TimedOut { .. }) => {}
         Err(error) => return Err(error),
     }
-    let pairs: Vec<Pair> = try_join_all(members.iter().map(|from| ping(lab, from, &members, families)))
+    let pairs: Vec<Pair> = try_join_all(members.iter().map(|from| ping(lab, from, &members)))
         .await?
         .into_iter()
         .flatten()
         .collect();
-    let good = pairs.iter().filter(|pair| pair.answers(families)).count();
+    let good = pairs.iter().filter(|pair| pair.answers()).count();
     let connected = good == pairs.len();
-    progress.tell(&format!(
-        "{good} of {} ordered pairs answer over {}",
-        pairs.len(),
-        names(families, " and ")
-    ));
+    progress.tell(&format!("{good} of {} ordered pairs answer over {}", pairs.len(), names(" and ")));
     let throughput = match farthest(&view, &members) {
         Some((from, to)) if connected => {
             progress.tell(&format!("measuring a TCP stream from {} to {}", from.name, to.name));
@@ -142,19 +139,14 @@ async fn prove(lab: &Lab, applied: Option<Joined>, progress: &Progress) -> Resul
         }
         _ => None,
     };
-    let (seconds, families) = (progress.seconds(), families.to_vec());
-    Ok(Report { connected, seconds, applied, families, nodes: view.nodes, pairs, throughput })
+    let seconds = progress.seconds();
+    Ok(Report { connected, seconds, applied, families: FAMILIES, nodes: view.nodes, pairs, throughput })
 }
 
 /// Asks all other members for echoes.
-async fn ping(
-    lab: &Lab,
-    from: &NodeView,
-    members: &[NodeView],
-    families: &[Family],
-) -> Result<Vec<Pair>, LabError> {
+async fn ping(lab: &Lab, from: &NodeView, members: &[NodeView]) -> Result<Vec<Pair>, LabError> {
     let others: Vec<&NodeView> = members.iter().filter(|to| to.name != from.name).collect();
-    let targets = others.iter().flat_map(|to| families.iter().map(|family| to.mesh.ip(*family)));
+    let targets = others.iter().flat_map(|to| FAMILIES.map(|family| to.mesh.ip(family)));
     // The best of three: the first may have had to look up a neighbour.
     let ping = Ping { replies: 3, limit: PING_LIMIT, ..Ping::once(targets) };
     let pinged = traffic::ping(&lab.node(&from.name), ping).await?;
@@ -178,13 +170,11 @@ fn farthest<'n>(view: &View, members: &'n [NodeView]) -> Option<(&'n NodeView, &
     Some((from, elsewhere.or(members.get(1))?))
 }
 
-fn names(families: &[Family], between: &str) -> String {
-    families.iter().map(Family::to_string).collect::<Vec<_>>().join(between)
+fn names(between: &str) -> String {
+    FAMILIES.map(|family| family.to_string()).join(between)
 }
 
 fn text(report: &Report) -> String {
-    let families = &report.families;
-    let has_v6 = families.contains(&Family::V6);
     let rows = report.nodes.iter().map(|node| {
         let (underlay, mesh) = (&node.underlay, &node.mesh);
         vec![
@@ -192,7 +182,7 @@ fn text(report: &Report) -> String {
             node.site.clone(),
             underlay.v4.addr().to_string(),
             mesh.v4.addr().to_string(),
-            if has_v6 { mesh.v6.addr().to_string() } else { String::new() },
+            mesh.v6.addr().to_string(),
         ]
     });
     let mut text = table(["NODE", "SITE", "UNDERLAY", "MESH", ""], rows);
@@ -201,7 +191,7 @@ fn text(report: &Report) -> String {
     let times = matrix("RTT (ms)", &members, |from, to| {
         let pair = report.pairs.iter().find(|pair| pair.from == from && pair.to == to);
         let ms = |us: Option<u64>| us.map_or("-".to_owned(), |us| format!("{:.2}", us as f64 / 1000.0));
-        let times = |pair: &Pair| families.iter().map(|family| ms(pair.us(*family))).collect::<Vec<_>>();
+        let times = |pair: &Pair| FAMILIES.map(|family| ms(pair.us(family)));
         pair.map_or_else(String::new, |pair| times(pair).join(" / "))
     });
     text.push_str(&format!("\n{times}\n"));
@@ -210,9 +200,9 @@ fn text(report: &Report) -> String {
             "{nodes} Talos nodes joined by {steps} verified steps; a second plan is empty\n"
         ));
     }
-    let good = report.pairs.iter().filter(|pair| pair.answers(families)).count();
+    let good = report.pairs.iter().filter(|pair| pair.answers()).count();
     let total = report.pairs.len();
-    text.push_str(&format!("{good} of {total} ordered pairs connected, {}\n", names(families, " / ")));
+    text.push_str(&format!("{good} of {total} ordered pairs connected, {}\n", names(" / ")));
     if let Some(Throughput { from, to, bits_per_second, seconds }) = &report.throughput {
         let gigabits = bits_per_second / 1e9;
         text.push_str(&format!(

@@ -32,7 +32,7 @@ pub use store::{Change, Store, id_of, timestamp};
 pub(crate) use kind::Kind;
 
 /// The SHA-256 of a text: where the model needs something that looks random and is always the same.
-fn digest(text: &str) -> [u8; 32] {
+pub(crate) fn digest(text: &str) -> [u8; 32] {
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     digest.as_ref().try_into().unwrap_or_default()
 }

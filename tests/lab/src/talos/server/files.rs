@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use crate::talos::model::{Cluster, Node};
+use crate::talos::model::{Cluster, Node, digest};
 
 /// What a file of a node says; `None` if there is no such file.
 pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
@@ -30,8 +30,7 @@ fn daemon_status(node: &Node) -> Option<String> {
     let files = node.mounted("ext-ichor").map(|config| &config.files[..]).unwrap_or_default();
     let status = match files.iter().find(|(path, _)| path == "/usr/local/etc/ichor/ichord.yaml") {
         Some((_, content)) => {
-            let digest = ring::digest::digest(&ring::digest::SHA256, content.as_bytes());
-            let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest: String = digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
             serde_json::json!({"state": "running", "problems": [], "configSHA256": digest})
         }
         None => serde_json::json!({
