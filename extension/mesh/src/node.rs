@@ -71,6 +71,8 @@ pub enum Inbound {
         /// Its length.
         len: usize,
     },
+    /// A datagram outside sessions for the control plane: see [`hello`](crate::hello). Nothing of it is authentic.
+    Hello,
     /// Nothing for the host: a handshake, a keepalive, or dropped and counted.
     Nothing,
 }
@@ -159,7 +161,8 @@ impl<N: Noise> Node<N> {
         self.identity.as_ref().map(|identity| identity.noise.public_key())
     }
 
-    /// Reserves addresses for control packets. `None` turns them off, as in a plain WireGuard tunnel.
+    /// Reserves addresses for control packets, and lets hellos through. `None` turns both off, as in a plain WireGuard
+    /// tunnel.
     pub fn set_control_plane(&mut self, control: Option<ControlPlane>) {
         self.control = control;
     }
@@ -211,6 +214,11 @@ impl<N: Noise> Node<N> {
         self.by_key.get(key).copied()
     }
 
+    /// The key of a peer.
+    pub fn key(&self, id: PeerId) -> Option<PublicKey> {
+        self.peers.get(id.index())?.as_ref().map(|peer| peer.key)
+    }
+
     /// The handles of all peers.
     pub fn peer_ids(&self) -> Vec<PeerId> {
         self.by_key.values().copied().collect()
@@ -240,7 +248,15 @@ impl<N: Noise> Node<N> {
         }
     }
 
-    /// Tells where the peer was heard before a restart. That is tried first, then the configured endpoint.
+    /// Sets where the peer says that it may be reached, best first. Where it was heard goes on carrying traffic.
+    pub fn set_candidates(&mut self, id: PeerId, candidates: Vec<SocketAddr>, now: Instant) {
+        if let Some(peer) = self.peer_mut(id) {
+            peer.paths.set_candidates(candidates);
+            self.reschedule(id, now);
+        }
+    }
+
+    /// Tells where the peer was heard before a restart. That is tried first, then the candidates.
     pub fn restore_path(&mut self, id: PeerId, remote: SocketAddr, now: Instant) {
         if let Some(peer) = self.peer_mut(id) {
             peer.paths.restore(remote);

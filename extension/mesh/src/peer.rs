@@ -179,7 +179,10 @@ impl<T: Tunnel> Peer<T> {
     /// Sends the next initiation of the running handshake, or the first of a new one.
     fn initiate<S: DatagramSink>(&mut self, cx: &mut Context<'_>, sink: &mut S) {
         let Some(link) = &mut self.link else { return };
-        let Some(pair) = self.paths.for_initiation(self.timers.tries()) else { return };
+        let pairs = self.paths.for_initiation(self.timers.tries());
+        if pairs.is_empty() {
+            return;
+        }
         let base = match link.attempt {
             Some(base) if self.timers.is_initiating() => base,
             _ => {
@@ -190,13 +193,12 @@ impl<T: Tunnel> Peer<T> {
                 base
             }
         };
-        let mut written = Err(TunnelError::Malformed);
-        sink.push(&pair, Ecn::NotEct, HANDSHAKE_ROOM, |room| {
-            written = link.tunnel.initiate(base, cx.now, room);
-            written.ok()
-        });
-        if let Ok(len) = written {
-            self.tx_bytes += len as u64;
+        let mut message = [0; HANDSHAKE_ROOM];
+        if let Ok(len) = link.tunnel.initiate(base, cx.now, &mut message) {
+            for pair in &pairs {
+                sink.push_bytes(pair, &message[..len]);
+                self.tx_bytes += len as u64;
+            }
         }
         let jitter = Duration::from_millis(u64::from(cx.rng.next_u32()) % MAX_JITTER.as_millis() as u64);
         self.timers.initiated(cx.now, jitter);

@@ -60,7 +60,7 @@ fn exchange(nodes: &mut [Node<ModelNoise>; 2], from: usize, sink: Collected, now
                 let header = IpHeader::parse(&out[..len]).expect("only IP packets come out");
                 assert_eq!(header.total_len, len);
             }
-            Inbound::Nothing => {}
+            Inbound::Hello | Inbound::Nothing => {}
         }
         queue.extend(replies.0.into_iter().map(|transmit| (to, transmit)));
     }

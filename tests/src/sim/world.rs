@@ -308,7 +308,7 @@ impl World {
         if let Some(packet) = packet {
             let fate = match inbound {
                 Inbound::Packet { .. } => Fate::Delivered,
-                Inbound::Control { .. } | Inbound::Nothing => {
+                Inbound::Control { .. } | Inbound::Hello | Inbound::Nothing => {
                     let reason = sim.node.counters().iter().find(|(reason, n)| *n > before.get(*reason));
                     reason.map_or(Fate::Pending, |(reason, _)| Fate::Dropped(reason))
                 }

@@ -38,6 +38,7 @@ impl<N: Noise> Node<N> {
                     self.handle_reply(id, arrival, datagram, now, sink);
                 }
             }
+            Datagram::Ichor if self.control.is_some() => return Inbound::Hello,
             Datagram::Ichor | Datagram::Unknown => self.counters.note(Drop::Malformed),
         }
         Inbound::Nothing
