@@ -9,6 +9,7 @@
 //! Nothing is answered, and nothing is taken, from who is no peer. Who is barred falls silent.
 
 mod door;
+mod saved;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,6 +33,8 @@ use crate::record::{Envelope, IdentityKey, NetworkId, RecordError};
 use crate::roster::{Applied, Item, Roster, Settled, Status};
 
 use self::upkeep::Upkeep;
+
+pub use self::saved::SavedError;
 
 /// Members that a new item is pushed to at least, if that many are reachable.
 const FEWEST_TARGETS: usize = 4;
@@ -260,6 +263,11 @@ impl Membership {
     /// Whether this node is a member, as far as it knows.
     pub fn is_member(&self) -> bool {
         matches!(self.phase, Phase::Member)
+    }
+
+    /// Where this node says that it may be reached.
+    pub fn candidates(&self) -> &[SocketAddr] {
+        &self.us.announcement.candidates
     }
 
     /// The hello keys.

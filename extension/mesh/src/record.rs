@@ -78,6 +78,11 @@ impl Kind {
     }
 }
 
+/// A text that is no identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an identifier: expected 64 hexadecimal digits")]
+pub struct BadIdentifier;
+
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -87,6 +92,24 @@ macro_rules! identifier {
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{:02x}{:02x}{:02x}{:02x}", self.0[0], self.0[1], self.0[2], self.0[3])
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = BadIdentifier;
+
+            /// 64 hexadecimal digits.
+            fn from_str(text: &str) -> Result<Self, BadIdentifier> {
+                let digits = text.as_bytes();
+                let mut bytes = [0; KEY_LEN];
+                if digits.len() != 2 * KEY_LEN {
+                    return Err(BadIdentifier);
+                }
+                for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+                    let digit = |at: usize| char::from(pair[at]).to_digit(16).ok_or(BadIdentifier);
+                    *byte = (digit(0)? << 4 | digit(1)?) as u8;
+                }
+                Ok(Self(bytes))
             }
         }
 

@@ -25,6 +25,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Wait after somebody said that an exact name is taken: only an owner can change that.
 const TAKEN_WAIT: Duration = Duration::from_secs(60);
+/// The same where the name is to be taken over from an incarnation that may be gone.
+const REPLACE_WAIT: Duration = Duration::from_secs(4);
 /// Requests whose replies are still opened.
 const MAX_EXPECTED: usize = 8;
 /// How long nobody must answer before a node begins the network.
@@ -296,6 +298,8 @@ impl Joiner {
                 self.expected.clear();
                 self.next = if tried < 8 { now } else { now + self.wait };
             }
+            // Whether the incarnation that we replace is still there is being found out.
+            _ if self.join.grant.grant.replaces.is_some() => self.next = now + REPLACE_WAIT,
             _ => self.next = now + TAKEN_WAIT,
         }
     }

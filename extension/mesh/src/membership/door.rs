@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand_core::RngCore as _;
 
 use super::{Event, Membership, Now, Output, Phase};
+use crate::gossip::Message;
 use crate::hello::{Ask, Received};
 use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge};
 use crate::record::OwnerKey;
@@ -118,12 +119,14 @@ impl Membership {
         if request.identity() == self.us.identity {
             return None;
         }
-        let reachable = &self.reachable;
-        let verdict = judge(&request, &self.roster, now.clock, |identity| reachable.contains(identity));
+        let (reachable, upkeep) = (&self.reachable, &self.upkeep);
+        let answers = |identity: &_| reachable.contains(identity) && !upkeep.is_silent(identity, now.instant);
+        let verdict = judge(&request, &self.roster, now.clock, answers);
         let settled = match verdict {
             Verdict::Known(settled) => *settled,
             Verdict::Admit if self.may_admit(now) => self.admit(&request, now)?,
             Verdict::Taken => {
+                self.doubt(&request, now);
                 let is_first = self.answered.first_time(&hello.signer, hello.sequence);
                 return is_first.then(|| received.reply(&Reply::Taken.encode(), crypto)).flatten();
             }
@@ -140,6 +143,17 @@ impl Membership {
         let keys = self.keys.current().map(|(key, _)| key.clone()).into_iter().collect();
         let reply = Reply::Admitted { receipt, keys, items: self.introduction() };
         received.reply(&reply.encode(), crypto)
+    }
+
+    /// Asks the incarnation that is to be replaced whether it is there, if we believe that it is: a machine that lost its
+    /// state comes back sooner than its session ends.
+    fn doubt(&mut self, request: &Request, now: Now) {
+        let replaced = request.grant.grant.replaces.and_then(|id| self.roster.incarnation(&id));
+        let Some(identity) = replaced.map(Settled::identity) else { return };
+        if self.reachable.contains(&identity) && self.upkeep.doubt(identity, now.instant) {
+            let ping = Message::Ping(self.rng.next_u64()).encode();
+            self.send(vec![(identity, ping)]);
+        }
     }
 
     /// Who was away, or was let in just now, may not know which tokens are spent. It catches up with somebody before it

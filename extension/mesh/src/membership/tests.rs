@@ -65,7 +65,7 @@ fn hello_of(membership: &mut Membership) -> Vec<u8> {
 }
 
 /// The first member of the network.
-fn first() -> Membership {
+pub(super) fn first() -> Membership {
     let mut first = joining(1, at(0));
     first.handle_timeout(at(0));
     first.handle_timeout(at(1));
@@ -310,4 +310,39 @@ fn outsiders_get_no_answer() {
     outsider.handle_timeout(at(5));
     let request = hello_of(&mut outsider);
     assert!(first.handle_hello(&request, Via::Unicast, at(5)).is_none());
+}
+
+#[test]
+fn an_incarnation_that_seems_to_be_there_is_asked_before_it_is_replaced() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let incarnation = second.settled().unwrap().id();
+    let replacing = |seed: u8| {
+        let token = Secret::new([150; 32]);
+        let key = TokenKey(ModelCrypto.signing_public(&token));
+        let change = |grant| Grant { token: key, replaces: Some(incarnation), serial: 9, ..grant };
+        let join = JoinString { token, ..join_string(2, change) };
+        let announcement = Announcement { instance: [seed; 8], ..second.saved().unwrap().announcement };
+        let profile = Profile { identity: Secret::new([seed; 32]), name: None, routes: vec![], announcement };
+        Membership::join(join, profile, [seed; 32], at(10), &ModelCrypto).unwrap()
+    };
+    let mut newcomer = replacing(66);
+    newcomer.handle_timeout(at(10));
+    outputs(&mut first);
+    let taken = first.handle_hello(&hello_of(&mut newcomer), Via::Unicast, at(10)).unwrap();
+    newcomer.handle_hello(&taken, Via::Unicast, at(10));
+    let asked = outputs(&mut first).into_iter().any(|output| match output {
+        Output::Control { to, payload } => {
+            to == *second.identity() && matches!(Message::decode(&payload), Ok(Message::Ping(_)))
+        }
+        _ => false,
+    });
+    assert!(asked);
+    // It says nothing: the next request is granted.
+    newcomer.handle_timeout(at(15));
+    let admitted = first.handle_hello(&hello_of(&mut newcomer), Via::Unicast, at(15)).unwrap();
+    newcomer.handle_hello(&admitted, Via::Unicast, at(15));
+    assert!(newcomer.is_member());
+    assert!(!first.roster().is_member(second.identity()));
 }

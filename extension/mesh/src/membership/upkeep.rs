@@ -31,6 +31,11 @@ const MAX_EXPECTED: usize = 16;
 /// Wait before an announcement is answered that somebody else made of this node.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
 
+/// Silence after which a member that was asked whether it is there is taken to be gone.
+const DOUBT_FOR: Duration = Duration::from_secs(3);
+/// After that it is asked anew.
+const DOUBT_AGAIN: Duration = Duration::from_secs(30);
+
 /// What the upkeep remembers.
 #[derive(Debug)]
 pub(super) struct Upkeep {
@@ -40,6 +45,8 @@ pub(super) struct Upkeep {
     announce_at: Option<Instant>,
     heard: Heard,
     meet: BTreeMap<IdentityKey, (Instant, Duration)>,
+    /// Members that were asked whether they are there, and when.
+    doubts: BTreeMap<IdentityKey, Instant>,
     call_at: Instant,
     call_wait: Duration,
     /// Which of the older hello keys is next.
@@ -56,6 +63,7 @@ impl Upkeep {
             announce_at: None,
             heard: Heard::new(),
             meet: BTreeMap::new(),
+            doubts: BTreeMap::new(),
             call_at: now + CALL_FIRST,
             call_wait: CALL_FIRST,
             hellos: 0,
@@ -78,7 +86,22 @@ impl Upkeep {
         self.heard.insert(identity, now);
     }
 
+    /// Notes that a member is asked whether it is there; whether it is to be asked now.
+    pub(super) fn doubt(&mut self, identity: IdentityKey, now: Instant) -> bool {
+        self.doubts.retain(|_, asked| now < *asked + DOUBT_AGAIN);
+        let is_new = !self.doubts.contains_key(&identity);
+        self.doubts.entry(identity).or_insert(now);
+        is_new
+    }
+
+    /// Whether a member was asked, and has not been heard since.
+    pub(super) fn is_silent(&self, identity: &IdentityKey, now: Instant) -> bool {
+        let asked = self.doubts.get(identity);
+        asked.is_some_and(|asked| now >= *asked + DOUBT_FOR && self.heard_at(identity) <= *asked)
+    }
+
     pub(super) fn forget(&mut self, identity: &IdentityKey) {
+        self.doubts.remove(identity);
         self.heard.remove(identity);
         self.meet.remove(identity);
     }
