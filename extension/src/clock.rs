@@ -1,10 +1,15 @@
 //! The only place that reads a clock.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Monotonic time, for everything that the core measures.
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// Seconds since the Unix epoch, if the clock shows a time after it.
+pub fn unix_seconds() -> Option<u64> {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 /// One instant on both clocks, to show monotonic instants as dates.

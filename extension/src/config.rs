@@ -9,8 +9,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ichor_mesh::key::PublicKey;
+use ichor_mesh::record::name::Name;
 use ipnet::IpNet;
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 /// Where Talos mounts the file.
 pub const TALOS_PATH: &str = "/usr/local/etc/ichor/ichord.yaml";
@@ -45,6 +47,39 @@ pub struct Config {
     /// Peers that are listed by hand.
     #[serde(default, rename = "static")]
     pub static_mesh: Option<StaticMesh>,
+    /// The network to be a member of.
+    #[serde(default)]
+    pub mesh: Option<MeshConfig>,
+}
+
+/// Membership of a network.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[non_exhaustive]
+pub struct MeshConfig {
+    /// The join string. Not needed any more once the node is a member.
+    #[serde(default)]
+    pub join: Option<Zeroizing<String>>,
+    /// The name that this node wants, where its token is for a pool. Without it the host's name.
+    #[serde(default, deserialize_with = "from_optional_text")]
+    pub name: Option<Name>,
+    /// Prefixes behind this node that members may use. Its token must permit them.
+    #[serde(default)]
+    pub routes: Vec<IpNet>,
+    /// Where this node may be reached beside its own addresses: a forwarded port, for example.
+    #[serde(default)]
+    pub endpoints: Vec<SocketAddr>,
+}
+
+impl fmt::Debug for MeshConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The join string is as secret as a key.
+        f.debug_struct("MeshConfig")
+            .field("name", &self.name)
+            .field("routes", &self.routes)
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A mesh whose members are listed by hand, the same as any WireGuard.
@@ -289,6 +324,9 @@ impl Config {
 
     /// What only the whole shows: things that must not occur twice.
     fn check(&self, text: &str) -> Result<(), String> {
+        if self.mesh.is_some() && self.static_mesh.is_some() {
+            return Err("mesh: a node has static peers or is a member of a network, not both".to_owned());
+        }
         let Some(mesh) = &self.static_mesh else { return Ok(()) };
         let mut names = BTreeSet::new();
         let mut keys = BTreeSet::new();
@@ -350,6 +388,15 @@ where
     deserializer.deserialize_str(Text(std::marker::PhantomData))
 }
 
+/// The same for a value that may be missing.
+fn from_optional_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    from_text(deserializer).map(Some)
+}
+
 mod defaults {
     use super::{InterfaceName, Mtu, PathBuf};
 
@@ -393,8 +440,9 @@ mod tests {
     fn the_example_is_right_and_shows_every_key() {
         let text = include_str!("../../docs/examples/ichord.yaml");
         // A new field does not compile here until the example shows it.
-        let Config { interface: _, listen_port, mtu: _, fwmark: _, state_directory: _, static_mesh } =
+        let Config { interface: _, listen_port, mtu: _, fwmark: _, state_directory: _, static_mesh, mesh } =
             Config::parse(text).unwrap();
+        assert!(mesh.is_none(), "static peers exclude it; docs/examples/ichord-mesh.yaml shows it");
         assert_eq!(listen_port, 51840);
         let StaticMesh { private_key_file, addresses, peers } = static_mesh.unwrap();
         assert!(private_key_file.is_some() && !addresses.is_empty());
@@ -411,6 +459,25 @@ mod tests {
         for key in ["interface", "listenPort", "mtu", "fwmark", "stateDirectory"] {
             assert!(text.lines().any(|line| line.starts_with(&format!("{key}:"))), "{key}");
         }
+    }
+
+    #[test]
+    fn the_example_of_a_member_is_right_and_shows_every_key() {
+        let text = include_str!("../../docs/examples/ichord-mesh.yaml");
+        let MeshConfig { join, name, routes, endpoints } = Config::parse(text).unwrap().mesh.unwrap();
+        assert!(join.is_some() && name.is_some() && !routes.is_empty() && !endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_join_string_is_not_shown() {
+        let config = Config::parse("mesh:\n  join: ichor1-secret\n").unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn static_peers_and_membership_exclude_each_other() {
+        let text = format!("{}mesh: {{}}\n", example());
+        assert!(Config::parse(&text).unwrap_err().contains("not both"));
     }
 
     #[test]

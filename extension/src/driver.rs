@@ -10,8 +10,11 @@
 //! device and a socket of its own, and share what a session needs; nothing outside this file would change.
 
 mod inbox;
+mod mail;
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -20,6 +23,7 @@ use std::time::{Duration, Instant};
 use ichor_mesh::key::SecretKey;
 use ichor_mesh::node::{Event, Node};
 use ichor_mesh::packet::IpHeader;
+use ichor_mesh::transmit::{CandidatePair, DatagramSink as _};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use tokio::sync::oneshot;
 
@@ -31,6 +35,9 @@ use crate::io::slice;
 use crate::io::tun::Tun;
 use crate::io::udp::{SendQueue, UdpEndpoint, bind_both};
 use crate::noise::BoringNoise;
+
+pub(crate) use self::mail::Mail;
+use self::mail::Mailbox;
 
 /// Receives of one socket in one tick, so that a busy peer does not starve the device.
 const RECEIVES_PER_TICK: usize = 4;
@@ -67,10 +74,18 @@ pub struct Driver {
     inbox: Inbox,
     packet: Box<[u8]>,
     events: tokio::sync::mpsc::Sender<Event>,
+    mailbox: Mailbox,
     secret: Option<SecretKey>,
     mark: u32,
     stats: DriverStats,
     stop: Option<Stopped>,
+}
+
+/// The multicast groups of a network segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LanGroups {
+    pub(crate) v4: Ipv4Addr,
+    pub(crate) v6: Ipv6Addr,
 }
 
 /// Why a driver stopped.
@@ -91,6 +106,8 @@ pub struct DriverStats {
     pub tun_read_malformed: u64,
     /// Datagrams that the kernel refused to send.
     pub udp_send_failed: u64,
+    /// Control packets and hellos that came faster than they were taken.
+    pub mail_lost: u64,
 }
 
 /// Talks to a driver from another thread.
@@ -167,6 +184,7 @@ impl Driver {
             inbox: Inbox::new(),
             packet: vec![0; VNET_HDR_LEN + BUFFER_LEN].into_boxed_slice(),
             events,
+            mailbox: Mailbox::default(),
             secret: None,
             mark: 0,
             stats: DriverStats::default(),
@@ -199,7 +217,12 @@ impl Driver {
 
     /// Drops outside the node so far.
     pub fn stats(&self) -> DriverStats {
-        DriverStats { udp_send_failed: self.queue.failed(), ..self.stats }
+        DriverStats { udp_send_failed: self.queue.failed(), mail_lost: self.mailbox.lost(), ..self.stats }
+    }
+
+    /// Has what members say to each other delivered to `receiver`. What it does not take in time is lost, and said again.
+    pub(crate) fn set_mail_receiver(&mut self, receiver: tokio::sync::mpsc::Sender<Mail>) {
+        self.mailbox = Mailbox::to(receiver);
     }
 
     /// Attaches the device.
@@ -259,6 +282,25 @@ impl Driver {
             return Ok(());
         }
         self.set_sockets(v4, v6)
+    }
+
+    /// Sends one datagram on `pair`, outside sessions.
+    pub(crate) fn send_datagram(&mut self, pair: &CandidatePair, datagram: &[u8]) {
+        self.queue.push_bytes(pair, datagram);
+        self.flush();
+    }
+
+    /// Listens to `group` on the interfaces with these indices. An interface that is gone, or has no addresses of that
+    /// family, is no failure: it is not listened to.
+    pub(crate) fn join_groups(&self, groups: &LanGroups, interfaces: &BTreeSet<u32>) {
+        for (endpoint, group) in [(&self.v4, IpAddr::from(groups.v4)), (&self.v6, groups.v6.into())] {
+            let Some(endpoint) = endpoint else { continue };
+            for interface in interfaces {
+                if let Err(error) = endpoint.join_group(group, *interface) {
+                    tracing::debug!(%error, %group, interface, "not listening on the segment");
+                }
+            }
+        }
     }
 
     /// Descriptors of the sockets, for a parent to keep.
@@ -451,7 +493,7 @@ impl Driver {
                     continue;
                 }
             };
-            self.inbox.open(received, &mut self.node, now, &mut self.queue);
+            self.inbox.open(received, &mut self.node, now, &mut self.queue, &mut self.mailbox);
             if let Some(tun) = &self.tun {
                 self.stats.tun_write_failed += self.inbox.write(tun);
             }
@@ -517,7 +559,7 @@ pub struct Sink<'a>(&'a mut SendQueue);
 impl ichor_mesh::transmit::DatagramSink for Sink<'_> {
     fn push(
         &mut self,
-        pair: &ichor_mesh::transmit::CandidatePair,
+        pair: &CandidatePair,
         ecn: ichor_mesh::packet::Ecn,
         room: usize,
         fill: impl FnOnce(&mut [u8]) -> Option<usize>,

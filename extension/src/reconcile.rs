@@ -30,6 +30,15 @@ pub(crate) struct Observed {
     pub(crate) routes: BTreeMap<IpNet, Option<IpAddr>>,
     /// Prefixes that are directly reachable on other interfaces.
     pub(crate) connected: BTreeSet<IpNet>,
+    /// Addresses of other interfaces that are not the host's own business.
+    pub(crate) underlay: Underlay,
+}
+
+/// What the host has to the outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Underlay {
+    /// By the index of their interface.
+    pub(crate) addresses: BTreeSet<(u32, IpNet)>,
 }
 
 /// One step.
@@ -271,8 +280,14 @@ mod tests {
             let connected = connected.iter().map(IpNet::trunc).collect();
             let desired = Desired { mtu: 1420, addresses, routes, endpoints: BTreeSet::new() };
             let had_routes = had_routes.iter().map(|route| (route.trunc(), None)).collect();
-            let mut observed =
-                Observed { mtu: 1500, is_up, addresses: had_addresses, routes: had_routes, connected };
+            let mut observed = Observed {
+                mtu: 1500,
+                is_up,
+                addresses: had_addresses,
+                routes: had_routes,
+                connected,
+                underlay: Underlay::default(),
+            };
             let (changes, _) = difference(&desired, &observed);
             apply(&mut observed, &changes);
             prop_assert_eq!(difference(&desired, &observed).0, vec![]);

@@ -60,6 +60,9 @@ pub struct Status {
     /// Our public key.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub public_key: Option<String>,
+    /// The network that this node is a member of, or wants to be.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub network: Option<Network>,
     /// Addresses of the interface.
     #[serde(default)]
     pub addresses: Vec<String>,
@@ -75,10 +78,29 @@ pub struct Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// The part that it is about: `config`, `identity`, `device`, `socket`, `peers`, `network`, `state`.
+    /// The part that it is about: `config`, `identity`, `device`, `socket`, `membership`, `member`, `peers`, `network`, `state`.
     pub part: String,
     /// What is wrong and why.
     pub cause: String,
+}
+
+/// A network, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// The name of this node in it; nothing while it is no member.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub member: Option<String>,
+    /// The id of this node's record: what a token names that may replace it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub incarnation: Option<String>,
+    /// How many members it has, this node included.
+    pub members: usize,
 }
 
 /// One peer.
@@ -90,6 +112,12 @@ pub struct Peer {
     pub name: String,
     /// Its public key.
     pub public_key: String,
+    /// The key that makes it this member; only members have one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub identity: Option<String>,
+    /// The id of its record.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub incarnation: Option<String>,
     /// Where traffic to it goes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub endpoint: Option<SocketAddr>,
@@ -119,6 +147,7 @@ impl Status {
             interface: None,
             listen_port: None,
             public_key: None,
+            network: None,
             addresses: Vec::new(),
             peers: Vec::new(),
             drops: BTreeMap::new(),

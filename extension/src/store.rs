@@ -77,9 +77,29 @@ impl Store {
         if let Some(content) = verify(&bytes) {
             return Ok(Loaded::Found(content.to_vec()));
         }
+        Ok(Loaded::Damaged(self.set_aside(name)?))
+    }
+
+    /// Renames a file that cannot be used, and returns its new name.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn set_aside(&self, name: &str) -> io::Result<PathBuf> {
         let aside = self.path(&format!("{name}.damaged"));
-        fs::rename(&path, &aside)?;
-        Ok(Loaded::Damaged(aside))
+        fs::rename(self.path(name), &aside)?;
+        Ok(aside)
+    }
+
+    /// What is in a file that was set aside, whatever its checksum says.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn salvage(aside: &Path) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        fs::File::open(aside)?.take(MAX_LEN).read_to_end(&mut bytes)?;
+        let head = bytes.iter().take(128).position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        bytes.drain(..head);
+        Ok(bytes)
     }
 }
 

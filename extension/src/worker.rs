@@ -6,6 +6,8 @@
 
 mod converge;
 mod endpoints;
+mod mail;
+mod members;
 mod names;
 mod peers;
 mod report;
@@ -26,14 +28,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::endpoints::Endpoints;
+use self::members::Members;
 use self::names::{Name, Resolved};
 use self::peers::Peers;
 use self::report::{publish, serve_status};
 use crate::config::Config;
-use crate::driver::{Driver, DriverHandle, Stopped};
+use crate::driver::{Driver, DriverHandle, Mail, Stopped};
 use crate::io::netlink::Netlink;
 use crate::keeper::{self, Keeper};
 use crate::random;
+use crate::reconcile::Underlay;
 use crate::status::{self, Status};
 use crate::store::{Loaded, Store};
 
@@ -65,10 +69,12 @@ pub(crate) fn run(config: &Path, with_parent: bool) -> anyhow::Result<ExitCode> 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (events_sender, events) = mpsc::channel(1024);
-        let driver = Driver::new(Node::new(random::seed()), events_sender)?;
+        let mut driver = Driver::new(Node::new(random::seed()), events_sender)?;
+        let (mail_sender, mail) = mpsc::channel(1024);
+        driver.set_mail_receiver(mail_sender);
         let (driver, end) = driver.spawn()?;
         let worker = Worker::new(config.to_owned(), driver, keeper, kept)?;
-        worker.work(events, end).await
+        worker.work(events, mail, end).await
     })
 }
 
@@ -96,6 +102,7 @@ struct Worker {
     netlink: Option<Netlink>,
     kernel_notes: Option<mpsc::Receiver<()>>,
     applied: Applied,
+    members: Option<Members>,
     endpoints: Endpoints,
     /// They changed since they were left with the parent, and since they were saved.
     endpoints_moved: bool,
@@ -117,6 +124,9 @@ struct Applied {
     fwmark: u32,
     peers: Peers,
     restored: bool,
+    underlay: Underlay,
+    /// The segments that the sockets listen on.
+    segments: BTreeSet<u32>,
 }
 
 /// Tells whether a file changed.
@@ -152,6 +162,7 @@ impl Worker {
             netlink: None,
             kernel_notes: None,
             applied: Applied::default(),
+            members: None,
             endpoints: Endpoints::default(),
             endpoints_moved: false,
             endpoints_dirty: false,
@@ -166,6 +177,7 @@ impl Worker {
     async fn work(
         mut self,
         mut events: mpsc::Receiver<Event>,
+        mut mail: mpsc::Receiver<Mail>,
         mut end: tokio::sync::oneshot::Receiver<Stopped>,
     ) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -181,9 +193,12 @@ impl Worker {
         look_at_file.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refresh_status = tokio::time::interval(STATUS_INTERVAL);
         refresh_status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look_at_members = tokio::time::interval(members::LOOK_INTERVAL);
+        look_at_members.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.load_config();
         let mut converge_at = Some(Instant::now());
         let mut save_at = None;
+        let mut save_members_at = None;
         let mut publish_soon = true;
         loop {
             if converge_at.is_some_and(|at| at <= Instant::now()) {
@@ -193,6 +208,15 @@ impl Worker {
                     server = self.serve_uapi();
                 }
             }
+            if let Some(members) = &mut self.members {
+                if std::mem::take(&mut members.changed) {
+                    converge_at = Some(Instant::now());
+                    continue;
+                }
+                if members.unsaved && save_members_at.is_none() {
+                    save_members_at = Some(Instant::now() + members::SAVE_INTERVAL);
+                }
+            }
             if publish_soon {
                 publish_soon = false;
                 let snapshot = self.snapshot().await;
@@ -200,6 +224,7 @@ impl Worker {
                 status_sender.send_replace(snapshot.to_json());
             }
             let converge_now = Some(Instant::now());
+            let members_due = self.members.as_ref().and_then(Members::deadline).map(Instant::from_std);
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
@@ -217,6 +242,18 @@ impl Worker {
                     save_at = None;
                     self.save_endpoints().await;
                 }
+                () = sleep_until(save_members_at) => {
+                    save_members_at = None;
+                    self.save_members();
+                }
+                () = sleep_until(members_due) => self.members_timeout().await,
+                Some(first) = mail.recv() => {
+                    self.take_mail(first).await;
+                    while !self.has_news() && let Ok(next) = mail.try_recv() {
+                        self.take_mail(next).await;
+                    }
+                }
+                _ = look_at_members.tick() => self.look_at_members().await,
                 Some(()) = next_note(&mut self.kernel_notes) => converge_at = converge_now,
                 Some((name, answer)) = answers.recv() => if self.note_answer(name, answer) {
                     converge_at = converge_now;
@@ -226,6 +263,7 @@ impl Worker {
                     while let Ok(event) = events.try_recv() {
                         self.note_event(event);
                     }
+                    self.send_for_members().await;
                     if std::mem::take(&mut self.endpoints_moved) {
                         self.leave_endpoints();
                         self.endpoints_dirty = true;
@@ -242,6 +280,7 @@ impl Worker {
             }
         }
         self.save_endpoints().await;
+        self.save_members();
         self.driver.stop();
         Ok(ExitCode::SUCCESS)
     }
@@ -305,7 +344,12 @@ impl Worker {
                 tracing::debug!(?peer, endpoint = %pair.remote, "path changed");
                 self.endpoints_moved |= self.endpoints.note(peer, pair.remote);
             }
-            Event::HandshakeCompleted { peer } => tracing::debug!(?peer, "handshake completed"),
+            Event::HandshakeCompleted { peer } => {
+                tracing::debug!(?peer, "handshake completed");
+                if let Some(members) = &mut self.members {
+                    members.session_began(&peer);
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use ichor_mesh::node::{Inbound, Node};
 use quinn_udp::RecvMeta;
 
+use super::mail::Mailbox;
 use crate::io::offload::VnetHeader;
 use crate::io::offload::coalesce::{Coalescer, MAX_JOINED, Transport, Write};
 use crate::io::tun::Tun;
@@ -71,6 +72,7 @@ impl Inbox {
         node: &mut Node<BoringNoise>,
         now: Instant,
         queue: &mut SendQueue,
+        mailbox: &mut Mailbox,
     ) {
         let mut at = 0;
         for (buffer, meta) in self.buffers.iter().zip(&self.meta).take(count) {
@@ -84,7 +86,9 @@ impl Inbox {
                         self.coalescer.add(&self.arena, at..at + len);
                         at += len;
                     }
-                    Inbound::Control { .. } | Inbound::Nothing => {}
+                    Inbound::Control { peer, len } => mailbox.control(node.key(peer), &out[..len]),
+                    Inbound::Hello => mailbox.hello(arrival.pair, datagram),
+                    Inbound::Nothing => {}
                 }
             }
         }

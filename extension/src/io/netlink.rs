@@ -21,6 +21,24 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(105);
 /// Loses against every route to the same prefix that the host or Talos made (Talos' default is 1024).
 const METRIC: u32 = 2100;
 
+/// What the names of interfaces start with that lead to pods or into other meshes: nobody else reaches their addresses.
+const INNER: [&str; 14] = [
+    "cali",
+    "cilium",
+    "cni",
+    "docker",
+    "dummy",
+    "flannel",
+    "ichor",
+    "kube",
+    "lxc",
+    "nodelocaldns",
+    "podman",
+    "tailscale",
+    "weave",
+    "wg",
+];
+
 /// A connection to the kernel.
 #[derive(Debug, Clone)]
 pub(crate) struct Netlink {
@@ -79,11 +97,14 @@ impl Netlink {
             is_up: link.header.flags.contains(LinkFlags::Up),
             ..Observed::default()
         };
+        let outside = self.outside().await?;
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.map_err(failed("list addresses"))? {
             let Some(address) = address_of(&message) else { continue };
             if message.header.index == index {
                 observed.addresses.insert(address);
+            } else if outside.contains(&message.header.index) {
+                observed.underlay.addresses.insert((message.header.index, address));
             }
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -92,6 +113,24 @@ impl Netlink {
             observed.connected.extend(connected);
         }
         Ok(observed)
+    }
+
+    /// Interfaces that lead out of this host.
+    async fn outside(&self) -> Result<BTreeSet<u32>, NetlinkError> {
+        let mut outside = BTreeSet::new();
+        let mut links = self.handle.link().get().execute();
+        while let Some(link) = links.try_next().await.map_err(failed("list interfaces"))? {
+            let name = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.as_str()),
+                _ => None,
+            });
+            let is_inner = name.is_none_or(|name| INNER.iter().any(|prefix| name.starts_with(prefix)));
+            let is_up = link.header.flags.contains(LinkFlags::Up);
+            if is_up && !is_inner && !link.header.flags.contains(LinkFlags::Loopback) {
+                outside.insert(link.header.index);
+            }
+        }
+        Ok(outside)
     }
 
     /// Our routes on the interface `index`, and the prefixes that are connected on others.

@@ -10,7 +10,7 @@ use ichor_mesh::packet::Ecn;
 use ichor_mesh::transmit::{CandidatePair, DatagramSink};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::net::sockopt;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 /// Socket buffers asked for. The default of 212 KB drops bursts of 64 segments.
 const SOCKET_BUFFER: usize = 7 << 20;
@@ -62,6 +62,21 @@ impl UdpEndpoint {
 
     pub(crate) fn port(&self) -> io::Result<u16> {
         Ok(self.socket.local_addr()?.port())
+    }
+
+    /// Receives what is sent to `group` on the interface with this index. To listen twice is no failure.
+    pub(crate) fn join_group(&self, group: IpAddr, interface: u32) -> io::Result<()> {
+        let socket = Socket::from(self.socket.try_clone()?);
+        let joined = match group {
+            IpAddr::V4(group) => {
+                socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface))
+            }
+            IpAddr::V6(group) => socket.join_multicast_v6(&group, interface),
+        };
+        joined.or_else(|error| match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => Ok(()),
+            _ => Err(error),
+        })
     }
 
     pub(crate) fn set_mark(&self, mark: u32) -> io::Result<()> {

@@ -1,15 +1,18 @@
 //! The parts of [`Worker::converge`]: each compares what should be with what is, and does only the difference.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ichor_mesh::key::{PresharedKey, PublicKey, SecretKey};
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::endpoints::Endpoints;
+use super::members::{LAN, Members, candidates};
 use super::peers::{self, PeerSpec, Peers};
 use super::{FIRST_RETRY, KEPT_UDP4, KEPT_UDP6, MAX_RETRY, Worker};
 use crate::clock;
@@ -18,7 +21,7 @@ use crate::driver::Driver;
 use crate::identity::{self, PRIVATE_KEY};
 use crate::io::netlink::Netlink;
 use crate::io::tun::{Queues, Tun};
-use crate::reconcile::{self, Desired};
+use crate::reconcile::{self, Desired, Observed, Underlay};
 use crate::store::{Loaded, Store};
 use crate::{random, uapi};
 
@@ -34,13 +37,23 @@ impl Worker {
         let identity = self.ensure_identity(&config, &mesh).await;
         let device = self.ensure_device(&config).await;
         let socket = self.ensure_socket(&config).await;
+        let membership = self.ensure_membership(&config).await;
         let peers = self.ensure_peers(&config, &mesh).await;
         let network = if device.is_ok() { self.ensure_network(&config, &mesh).await } else { Ok(()) };
+        self.ensure_found(&config).await;
+        // Not failures: to try again is the membership's own concern.
+        match self.members.as_ref().map(Members::problems).unwrap_or_default() {
+            problems if problems.is_empty() => {
+                self.problems.remove("member");
+            }
+            problems => self.note("member", problems.join("; ")),
+        }
         let mut failed = false;
         for (part, result) in [
             ("identity", identity),
             ("device", device),
             ("socket", socket),
+            ("membership", membership),
             ("peers", peers),
             ("network", network),
         ] {
@@ -164,10 +177,44 @@ impl Worker {
         Ok(())
     }
 
+    async fn ensure_membership(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(mesh) = &config.mesh else {
+            if self.members.take().is_some() {
+                self.driver.call(|driver: &mut Driver| driver.node().set_control_plane(None)).await?;
+            }
+            return Ok(());
+        };
+        if self.members.is_none() {
+            let Some(secret) = &self.applied.secret else { return Ok(()) };
+            let store = Store::new(config.state_directory.clone());
+            let members = Members::start(mesh, secret.public(), &store)?;
+            let control = members.control_plane();
+            self.driver
+                .call(move |driver: &mut Driver| driver.node().set_control_plane(Some(control)))
+                .await?;
+            self.members = Some(members);
+            self.save_members();
+        }
+        Ok(())
+    }
+
+    /// Tells the membership where this node is, and listens on the network segments.
+    async fn ensure_found(&mut self, config: &Config) {
+        let (Some(mesh), Some(members)) = (&config.mesh, &mut self.members) else { return };
+        let port = self.applied.listen_port.unwrap_or(config.listen_port);
+        members.set_candidates(candidates::candidates(&self.applied.underlay, port, &mesh.endpoints));
+        let segments: BTreeSet<u32> = candidates::segments(&self.applied.underlay).into_keys().collect();
+        if segments != self.applied.segments {
+            self.applied.segments.clone_from(&segments);
+            // A data plane that has ended ends this process, elsewhere.
+            let _ = self.driver.call(move |driver: &mut Driver| driver.join_groups(&LAN, &segments)).await;
+        }
+        self.send_for_members().await;
+    }
+
     async fn ensure_peers(&mut self, config: &Config, mesh: &StaticMesh) -> anyhow::Result<()> {
-        let mut wanted = Peers::new();
         let mut names = BTreeSet::new();
-        let mut failures = Vec::new();
+        let (mut wanted, mut failures) = self.members.as_mut().map(Members::peers).unwrap_or_default();
         for peer in &mesh.peers {
             let preshared = match peer.preshared_key_file.as_deref().map(read_preshared).transpose() {
                 Ok(preshared) => preshared,
@@ -195,8 +242,9 @@ impl Worker {
                     name: peer.name.clone(),
                     preshared,
                     endpoint,
+                    candidates: Vec::new(),
                     keepalive: peer.keepalive(),
-                    allowed_ips: peer.allowed_ips.iter().map(ipnet::IpNet::trunc).collect(),
+                    allowed_ips: peer.allowed_ips.iter().map(IpNet::trunc).collect(),
                 },
             );
         }
@@ -216,21 +264,31 @@ impl Worker {
             peers: peers::changes(&self.applied.peers, &wanted),
             ..uapi::SetRequest::default()
         };
-        let fresh: Vec<PublicKey> =
+        let moved = peers::moved(&self.applied.peers, &wanted);
+        let mut fresh: Vec<PublicKey> =
             wanted.keys().filter(|key| !self.applied.peers.contains_key(*key)).copied().collect();
         if !self.applied.restored {
             self.endpoints = Endpoints::load(&Store::new(config.state_directory.clone()));
             self.endpoints_dirty |= self.endpoints.adopt(&mut self.kept);
             self.applied.restored = true;
+        } else if let Some(members) = &mut self.members {
+            // Sessions with all members of a large network are not needed; those that were there before a restart are.
+            let kept = members.wanted();
+            fresh.retain(|key| kept.contains(key));
         }
         let restored: Vec<_> =
             fresh.iter().filter_map(|key| Some((*key, self.endpoints.get(key)?))).collect();
-        if !set.peers.is_empty() {
+        if !set.peers.is_empty() || !moved.is_empty() {
             tracing::info!(changes = set.peers.len(), peers = wanted.len(), "peers changed");
             self.driver
                 .call(move |driver: &mut Driver| {
                     uapi::execute(driver, set)?;
                     let now = clock::now();
+                    for (key, candidates) in moved {
+                        if let Some(peer) = driver.node().peer(&key) {
+                            driver.node().set_candidates(peer, candidates, now);
+                        }
+                    }
                     for (key, endpoint) in restored {
                         if let Some(peer) = driver.node().peer(&key) {
                             driver.node().restore_path(peer, endpoint, now);
@@ -263,10 +321,17 @@ impl Worker {
         let observed = netlink.observe(name).await?;
         let desired = Desired {
             mtu: config.mtu.get().into(),
-            addresses: mesh.addresses.iter().copied().collect(),
-            routes: self.applied.peers.values().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
-            endpoints: self.applied.peers.values().filter_map(|peer| Some(peer.endpoint?.ip())).collect(),
+            addresses: self.addresses(Some(mesh)),
+            routes: self.routes(),
+            endpoints: self
+                .applied
+                .peers
+                .values()
+                .flat_map(|peer| peer.endpoint.iter().chain(&peer.candidates))
+                .map(std::net::SocketAddr::ip)
+                .collect(),
         };
+        self.applied.underlay = self.underlay(&observed);
         let (changes, withheld) = reconcile::difference(&desired, &observed);
         for change in &changes {
             tracing::debug!(?change, "changing the interface");
@@ -277,6 +342,29 @@ impl Worker {
         let withheld: Vec<String> = withheld.iter().map(ToString::to_string).collect();
         anyhow::ensure!(withheld.is_empty(), "{}", withheld.join("; "));
         Ok(())
+    }
+}
+
+impl Worker {
+    /// The addresses that the interface is to have.
+    pub(super) fn addresses(&self, mesh: Option<&StaticMesh>) -> BTreeSet<IpNet> {
+        let of_member = self.members.as_ref().map(Members::addresses).unwrap_or_default();
+        mesh.into_iter().flat_map(|mesh| mesh.addresses.iter().copied()).chain(of_member).collect()
+    }
+
+    /// The prefixes that lead into the interface: all that peers have but control addresses, which no host uses.
+    fn routes(&self) -> BTreeSet<IpNet> {
+        let control = self.members.as_ref().map(Members::control_plane);
+        let nets = self.applied.peers.values().flat_map(|peer| peer.allowed_ips.iter().copied());
+        nets.filter(|net| !control.is_some_and(|control| control.reserves(net.addr()))).collect()
+    }
+
+    /// The host's addresses to the outside, without those that are inside of this mesh.
+    fn underlay(&self, observed: &Observed) -> Underlay {
+        let ours: Vec<IpNet> = self.members.as_ref().map(Members::addresses).unwrap_or_default();
+        let inside = |address: IpAddr| ours.iter().any(|net| net.contains(&address));
+        let addresses = observed.underlay.addresses.iter().filter(|(_, net)| !inside(net.addr()));
+        Underlay { addresses: addresses.copied().collect() }
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct PeerSpec {
     pub(super) name: String,
     pub(super) preshared: Option<PresharedKey>,
     pub(super) endpoint: Option<SocketAddr>,
+    /// Where it says that it may be reached, best first; without an endpoint from the configuration.
+    pub(super) candidates: Vec<SocketAddr>,
     pub(super) keepalive: Option<Duration>,
     pub(super) allowed_ips: BTreeSet<IpNet>,
 }
@@ -59,6 +61,14 @@ fn change(key: PublicKey, old: Option<&PeerSpec>, new: &PeerSpec) -> Option<Peer
     (old.is_none() || !is_empty).then_some(change)
 }
 
+/// The peers that may be reached elsewhere now.
+pub(super) fn moved(old: &Peers, new: &Peers) -> Vec<(PublicKey, Vec<SocketAddr>)> {
+    let moved = new
+        .iter()
+        .filter(|(key, spec)| old.get(key).map_or(&[][..], |old| &old.candidates) != spec.candidates);
+    moved.map(|(key, spec)| (*key, spec.candidates.clone())).collect()
+}
+
 fn same_key(old: Option<&PresharedKey>, new: Option<&PresharedKey>) -> bool {
     match (old, new) {
         (Some(old), Some(new)) => old.same_as(new),
@@ -76,6 +86,7 @@ mod tests {
             name: "b".into(),
             preshared: None,
             endpoint: Some("192.0.2.1:1".parse().unwrap()),
+            candidates: Vec::new(),
             keepalive: Some(Duration::from_secs(25)),
             allowed_ips: BTreeSet::from(["10.0.0.2/32".parse().unwrap()]),
         }

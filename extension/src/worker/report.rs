@@ -48,9 +48,18 @@ impl Worker {
         snapshot.interface.clone_from(&self.applied.interface);
         snapshot.listen_port = self.applied.listen_port;
         snapshot.public_key = self.applied.secret.as_ref().map(|secret| secret.public().to_string());
-        if let Some(mesh) = &config.static_mesh {
-            snapshot.addresses = mesh.addresses.iter().map(ToString::to_string).collect();
-        }
+        let addresses = self.addresses(config.static_mesh.as_ref());
+        snapshot.addresses = addresses.iter().map(ToString::to_string).collect();
+        snapshot.network = self.members.as_ref().map(|members| {
+            let (name, id) = members.network();
+            status::Network {
+                name: name.to_string(),
+                id: id.to_string(),
+                member: members.our_name().map(ToString::to_string),
+                incarnation: members.us().map(|us| us.id().to_string()),
+                members: members.count(),
+            }
+        });
         let observed = self.driver.call(|driver: &mut Driver| {
             let peers = driver.node().status(clock::now());
             let mut drops: BTreeMap<String, u64> = driver
@@ -70,7 +79,10 @@ impl Worker {
         snapshot.drops = drops;
         snapshot.peers = peers
             .into_iter()
-            .map(|peer| status::Peer {
+            .map(|peer| (self.members.as_ref().and_then(|members| members.of_key(&peer.key)), peer))
+            .map(|(member, peer)| status::Peer {
+                identity: member.map(|settled| settled.identity().to_string()),
+                incarnation: member.map(|settled| settled.id().to_string()),
                 name: self.applied.peers.get(&peer.key).map_or_else(String::new, |spec| spec.name.clone()),
                 public_key: peer.key.to_string(),
                 endpoint: peer.endpoint,

@@ -1,0 +1,502 @@
+//! The membership of this node: what the state machine of the core wants done, and what it is told.
+//!
+//! It runs on the worker's thread. The data plane's thread hands over what members say ([`Mail`]) and is told, by
+//! commands, who is a peer. Nothing here waits.
+
+pub(super) mod candidates;
+mod disk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use ichor_mesh::control::ControlPlane;
+use ichor_mesh::crypto::RealCrypto;
+use ichor_mesh::gossip::Message;
+use ichor_mesh::join::{Destination, Profile, Via};
+use ichor_mesh::join_string::JoinString;
+use ichor_mesh::key::PublicKey;
+use ichor_mesh::membership::{Event, Membership, Now, Output};
+use ichor_mesh::record::announcement::Announcement;
+use ichor_mesh::record::name::Name;
+use ichor_mesh::record::{IdentityKey, NetworkId};
+use ichor_mesh::roster::{Settled, Status as Standing};
+use ichor_mesh::status::PeerStatus;
+use ipnet::IpNet;
+use zeroize::Zeroizing;
+
+use super::peers::{PeerSpec, Peers};
+use crate::config::MeshConfig;
+use crate::driver::{LanGroups, Mail};
+use crate::store::Store;
+use crate::{clock, random};
+
+/// Where members look for each other on a network segment. The IPv4 group is of the administratively scoped ones
+/// (RFC 2365 section 6.1), the IPv6 group a transient one of link-local scope (RFC 4291 section 2.7).
+pub(super) const LAN: LanGroups = LanGroups {
+    v4: Ipv4Addr::new(239, 255, 73, 67),
+    v6: Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x6963, 0x686f),
+};
+/// How often sessions are looked at.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// A clock that shows less was never set: 2026-01-01.
+const PLAUSIBLE_CLOCK: u64 = 1_767_225_600;
+/// How often neighbours hear of each other when there is nothing to say.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Silence after which a neighbour is asked whether it is there, and after which it is not.
+const ASK_AFTER: Duration = Duration::from_secs(25);
+const GONE_AFTER: Duration = Duration::from_secs(35);
+/// Wait between two attempts at a neighbour without session.
+const CONNECT_INTERVAL: Duration = Duration::from_secs(20);
+/// What was learned is saved at most this often.
+pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The membership of one network.
+pub(super) struct Members {
+    membership: Membership,
+    /// Whose session it is.
+    by_key: BTreeMap<PublicKey, IdentityKey>,
+    live: BTreeMap<PublicKey, Live>,
+    tried: BTreeMap<PublicKey, Instant>,
+    nonce: u64,
+    /// Why this node is not let in.
+    obstacle: Option<String>,
+    pub(super) changed: bool,
+    pub(super) unsaved: bool,
+}
+
+/// A peer that was heard.
+struct Live {
+    at: Instant,
+    rx_bytes: u64,
+}
+
+/// What the data plane is to send.
+#[derive(Debug)]
+pub(super) enum Send {
+    /// Inside the session with a peer.
+    Control {
+        /// Its key.
+        to: PublicKey,
+        /// Its control address.
+        address: Ipv6Addr,
+        /// What.
+        payload: Zeroizing<Vec<u8>>,
+    },
+    /// Outside sessions.
+    Hello {
+        /// Where to.
+        to: Vec<Destination>,
+        /// What.
+        datagram: Vec<u8>,
+    },
+    /// A handshake with a peer, unless there is a session.
+    Connect(PublicKey),
+}
+
+impl Members {
+    /// Takes up the membership that was saved, or asks for one.
+    pub(super) fn start(config: &MeshConfig, wireguard: PublicKey, store: &Store) -> anyhow::Result<Self> {
+        let membership = match disk::load(store)? {
+            Some(mut saved) => {
+                saved.announcement.wireguard = wireguard;
+                version().clone_into(&mut saved.announcement.version);
+                Membership::resume(saved, instance(), random::seed(), now(), &RealCrypto)
+                    .context("take up the saved membership")?
+            }
+            None => join(config, wireguard, store)?,
+        };
+        let mut this = Self {
+            membership,
+            by_key: BTreeMap::new(),
+            live: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            nonce: 0,
+            obstacle: None,
+            changed: true,
+            unsaved: false,
+        };
+        // The boot counter must be on the disk before anybody hears of it, or the next start looks like a clone.
+        this.unsaved = this.membership.is_member();
+        this.obstacle = this.other_network(config);
+        Ok(this)
+    }
+
+    /// What is wrong if the configuration is for another network than the one that this node is a member of.
+    fn other_network(&self, config: &MeshConfig) -> Option<String> {
+        let join = JoinString::decode(config.join.as_deref()?, &RealCrypto).ok()?;
+        let ours = *self.membership.roster().network();
+        (join.network() != ours).then(|| {
+            format!(
+                "the join string is for network {}, this node is a member of {ours}: reset its state to change that",
+                join.network()
+            )
+        })
+    }
+
+    // What is known
+
+    /// Where control packets live.
+    pub(super) fn control_plane(&self) -> ControlPlane {
+        let ula = self.membership.roster().ula();
+        ControlPlane { prefix: ula.control_range(), address: ula.control_address(self.membership.identity()) }
+    }
+
+    /// The network.
+    pub(super) fn network(&self) -> (&Name, NetworkId) {
+        let roster = self.membership.roster();
+        (&roster.genesis().name, *roster.network())
+    }
+
+    /// This node, once it is a member.
+    pub(super) fn us(&self) -> Option<&Settled> {
+        self.membership.settled().filter(|_| self.membership.is_member())
+    }
+
+    /// The name of this node.
+    pub(super) fn our_name(&self) -> Option<&Name> {
+        Some(self.membership.roster().name(self.us()?))
+    }
+
+    /// The addresses of this node, with the prefixes that are directly reachable.
+    pub(super) fn addresses(&self) -> Vec<IpNet> {
+        let roster = self.membership.roster();
+        let Some(us) = self.us() else { return Vec::new() };
+        let (v4, v6) = roster.addresses(us);
+        let range = roster.genesis().range;
+        let nets = [IpNet::new(v4.into(), range.prefix_len()), IpNet::new(v6.into(), 64)];
+        nets.into_iter().flatten().collect()
+    }
+
+    /// The record of the peer with this key.
+    pub(super) fn of_key(&self, key: &PublicKey) -> Option<&Settled> {
+        self.membership.roster().settled(self.by_key.get(key)?)
+    }
+
+    /// Members that are installed, this node included.
+    pub(super) fn count(&self) -> usize {
+        self.membership.roster().members().count()
+    }
+
+    /// What an owner should look at, and why this node is no member.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let conflicts = self
+            .membership
+            .roster()
+            .problems()
+            .into_iter()
+            .map(|problem| format!("{problem:?}; an owner decides: ichorctl member list"));
+        let waiting = "this node is no member yet, and asks to be let in".to_owned();
+        let obstacle = self.obstacle.clone().or_else(|| self.us().is_none().then_some(waiting));
+        obstacle.into_iter().chain(conflicts).collect()
+    }
+
+    /// Everybody who may have a session with this node, and prefixes that are not routed because two members have
+    /// them.
+    pub(super) fn peers(&mut self) -> (Peers, Vec<String>) {
+        let wanted = self.membership.wanted();
+        let roster = self.membership.roster();
+        let mut claims: BTreeMap<IpNet, (Name, IdentityKey)> = BTreeMap::new();
+        let mut disputed = Vec::new();
+        let mut members: Vec<_> = self.membership.peers().filter(|peer| peer.installed).collect();
+        members.sort_by_key(|peer| roster.name(peer.settled));
+        for peer in &members {
+            let name = roster.name(peer.settled);
+            for route in &peer.settled.member.member.routes {
+                let identity = peer.settled.identity();
+                let (holder, _) = claims.entry(route.trunc()).or_insert_with(|| (name.clone(), identity));
+                if holder != name {
+                    disputed.push(format!("route {route} of {name} is not used: {holder} has it"));
+                }
+            }
+        }
+        let mut peers = Peers::new();
+        let mut by_key = BTreeMap::new();
+        for peer in self.membership.peers() {
+            let identity = peer.settled.identity();
+            let mut allowed_ips =
+                BTreeSet::from([IpNet::from(IpAddr::from(roster.ula().control_address(&identity)))]);
+            if peer.installed {
+                let (v4, v6) = roster.addresses(peer.settled);
+                allowed_ips.extend([IpNet::from(IpAddr::from(v4)), IpNet::from(IpAddr::from(v6))]);
+                allowed_ips.extend(
+                    claims.iter().filter(|(_, (_, holder))| *holder == identity).map(|(net, _)| *net),
+                );
+            }
+            let announcement = &peer.announcement.announcement;
+            by_key.insert(announcement.wireguard, identity);
+            peers.insert(
+                announcement.wireguard,
+                PeerSpec {
+                    name: roster.name(peer.settled).to_string(),
+                    preshared: None,
+                    endpoint: None,
+                    candidates: announcement.candidates.clone(),
+                    keepalive: wanted.contains(&identity).then_some(KEEPALIVE),
+                    allowed_ips,
+                },
+            );
+        }
+        self.by_key = by_key;
+        (peers, disputed)
+    }
+
+    /// The peers with which sessions are kept.
+    pub(super) fn wanted(&mut self) -> BTreeSet<PublicKey> {
+        let wanted = self.membership.wanted();
+        self.by_key.iter().filter(|(_, identity)| wanted.contains(*identity)).map(|(key, _)| *key).collect()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.membership.deadline()
+    }
+
+    // What happens
+
+    /// Does what is due.
+    pub(super) fn handle_timeout(&mut self) {
+        self.membership.handle_timeout(now());
+    }
+
+    /// Takes what a member or a stranger said; what is answered outside sessions.
+    pub(super) fn handle_mail(&mut self, mail: &Mail) -> Option<Vec<u8>> {
+        match mail {
+            Mail::Control { from, payload } => {
+                let from = *self.by_key.get(from)?;
+                self.membership.handle_control(from, payload, now());
+                None
+            }
+            Mail::Hello { pair, datagram } => {
+                let is_lan = pair.local.is_some_and(|local| local.is_multicast());
+                let via = if is_lan { Via::Lan } else { Via::Unicast };
+                self.membership.handle_hello(datagram, via, now())
+            }
+        }
+    }
+
+    /// Keys were agreed upon with a peer.
+    pub(super) fn session_began(&mut self, with: &PublicKey) {
+        let Some(identity) = self.by_key.get(with) else { return };
+        let live = Live { at: clock::now(), rx_bytes: 0 };
+        if self.live.insert(*with, live).is_none() {
+            self.membership.session_began(*identity, now());
+        }
+    }
+
+    /// This node is to be found here now.
+    pub(super) fn set_candidates(&mut self, candidates: Vec<SocketAddr>) {
+        if self.membership.candidates() != candidates {
+            tracing::info!(?candidates, "where this node may be reached");
+            self.membership.set_candidates(candidates, now());
+        }
+    }
+
+    /// Looks at all sessions: who is silent is asked, who stays silent is gone, who is wanted is called.
+    pub(super) fn look(&mut self, sessions: &[PeerStatus]) -> Vec<Send> {
+        let at = clock::now();
+        let wanted = self.wanted();
+        let mut sends = Vec::new();
+        let known: BTreeMap<_, _> = sessions.iter().map(|peer| (peer.key, peer)).collect();
+        let mut gone = Vec::new();
+        for (key, live) in &mut self.live {
+            let Some(peer) = known.get(key).filter(|peer| peer.has_session) else {
+                gone.push(*key);
+                continue;
+            };
+            if peer.rx_bytes != live.rx_bytes {
+                *live = Live { at, rx_bytes: peer.rx_bytes };
+                continue;
+            }
+            let silence = at.saturating_duration_since(live.at);
+            // Between others a session without traffic is nothing unusual.
+            if !wanted.contains(key) {
+                continue;
+            }
+            if silence >= GONE_AFTER {
+                gone.push(*key);
+            } else if silence >= ASK_AFTER
+                && let Some(identity) = self.by_key.get(key)
+            {
+                self.nonce += 1;
+                let payload = Zeroizing::new(Message::Ping(self.nonce).encode());
+                let address = self.membership.roster().ula().control_address(identity);
+                sends.push(Send::Control { to: *key, address, payload });
+            }
+        }
+        for key in gone {
+            self.live.remove(&key);
+            if let Some(identity) = self.by_key.get(&key) {
+                tracing::debug!(peer = %key, "no session any more");
+                self.membership.session_ended(identity);
+            }
+        }
+        // Who was silent for long and speaks again in the old session.
+        let back = known.values().filter(|peer| peer.has_session && !self.live.contains_key(&peer.key));
+        let back: Vec<_> = back.map(|peer| (peer.key, peer.rx_bytes)).collect();
+        for (key, rx_bytes) in back {
+            let tried = self.tried.get(&key).is_some_and(|tried| *tried + GONE_AFTER > at);
+            if !tried {
+                self.session_began(&key);
+                self.tried.insert(key, at);
+                if let Some(live) = self.live.get_mut(&key) {
+                    live.rx_bytes = rx_bytes;
+                }
+            }
+        }
+        for key in wanted {
+            let due = self.tried.get(&key).is_none_or(|tried| at >= *tried + CONNECT_INTERVAL);
+            if !self.live.contains_key(&key) && due {
+                self.tried.insert(key, at);
+                sends.push(Send::Connect(key));
+            }
+        }
+        self.tried.retain(|key, _| self.by_key.contains_key(key));
+        sends
+    }
+
+    /// What is to be sent. Events change what is known here.
+    pub(super) fn take_sends(&mut self) -> Vec<Send> {
+        let mut sends = Vec::new();
+        while let Some(output) = self.membership.poll_output() {
+            match output {
+                Output::Control { to, payload } => {
+                    let roster = self.membership.roster();
+                    let address = roster.ula().control_address(&to);
+                    let key = self.by_key.iter().find(|(_, identity)| **identity == to).map(|(key, _)| *key);
+                    sends.extend(key.map(|to| Send::Control { to, address, payload }));
+                }
+                Output::Hello { to, datagram } => sends.push(Send::Hello { to, datagram }),
+                Output::Event(event) => self.note(event),
+            }
+        }
+        sends
+    }
+
+    fn note(&mut self, event: Event) {
+        let name = |identity: &IdentityKey| {
+            let roster = self.membership.roster();
+            roster
+                .settled(identity)
+                .map_or_else(|| identity.to_string(), |settled| roster.name(settled).to_string())
+        };
+        match event {
+            Event::Joined => {
+                tracing::info!(network = %self.network().1, "joined");
+                self.obstacle = None;
+                self.changed = true;
+            }
+            Event::Taken => {
+                let member = "somebody has the name or address that this node asks for";
+                self.set_obstacle(format!("{member}; an owner frees it: ichorctl member remove"));
+            }
+            Event::CannotJoin(error) => {
+                let error = anyhow::Error::from(error);
+                self.set_obstacle(format!("this node cannot ask to be let in: {error:#}"));
+            }
+            Event::Changed(identity) => {
+                let standing = self.membership.roster().status(&identity);
+                tracing::info!(
+                    member = name(&identity),
+                    standing = standing_label(standing),
+                    "member changed"
+                );
+                if let Some(key) = self.by_key.iter().find(|(_, known)| **known == identity) {
+                    // It may be somewhere else now: no need to wait.
+                    self.tried.remove(&key.0.clone());
+                }
+                self.changed = true;
+            }
+            Event::Barred(standing) => {
+                tracing::error!(
+                    standing = standing_label(Some(&standing)),
+                    "this node is no member any more"
+                );
+                self.set_obstacle(format!(
+                    "this node is no member any more ({}); to let it in again: ichorctl token create",
+                    standing_label(Some(&standing))
+                ));
+                self.changed = true;
+            }
+            Event::Cloned { instance } => {
+                tracing::error!(instance = %hex(&instance), "another machine uses this node's identity");
+                self.set_obstacle(
+                    "another machine uses this node's identity: reset the state of the copy".into(),
+                );
+            }
+            Event::Observed(address) => tracing::debug!(%address, "seen from outside"),
+        }
+        self.unsaved = true;
+    }
+
+    fn set_obstacle(&mut self, obstacle: String) {
+        self.changed |= self.obstacle.as_ref() != Some(&obstacle);
+        self.obstacle = Some(obstacle);
+    }
+
+    /// Writes down what must survive.
+    pub(super) fn save(&mut self, store: &Store) -> anyhow::Result<()> {
+        if let Some(saved) = self.membership.saved() {
+            disk::save(store, &saved)?;
+        }
+        self.unsaved = false;
+        Ok(())
+    }
+}
+
+fn join(config: &MeshConfig, wireguard: PublicKey, store: &Store) -> anyhow::Result<Membership> {
+    let text = config.join.as_deref().context("this node is no member yet, and mesh.join is missing")?;
+    let join = JoinString::decode(text, &RealCrypto).context("mesh.join")?;
+    let name = config.name.clone().or_else(host_name);
+    let announcement = Announcement {
+        sequence: 0,
+        wireguard,
+        candidates: Vec::new(),
+        version: version().to_owned(),
+        capabilities: 0,
+        instance: instance(),
+        boot: 0,
+    };
+    let identity = disk::identity(store)?;
+    let profile = Profile { identity, name, routes: config.routes.clone(), announcement };
+    tracing::info!(network = %join.network(), "asking to be let in");
+    Ok(Membership::join(join, profile, random::seed(), now(), &RealCrypto)?)
+}
+
+/// The host's name, if it can be the name of a member.
+fn host_name() -> Option<Name> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    name.trim().split('.').next()?.to_ascii_lowercase().parse().ok()
+}
+
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+fn instance() -> [u8; 8] {
+    let seed = random::seed();
+    seed.first_chunk().copied().unwrap_or_default()
+}
+
+/// Both clocks; the wall clock only if somebody has set it.
+fn now() -> Now {
+    Now { instant: clock::now(), clock: clock::unix_seconds().filter(|seconds| *seconds >= PLAUSIBLE_CLOCK) }
+}
+
+fn standing_label(standing: Option<&Standing>) -> &'static str {
+    match standing {
+        None => "unknown",
+        Some(Standing::Installed) => "installed",
+        Some(Standing::Revoked) => "removed by an owner",
+        Some(Standing::Left) => "left",
+        Some(Standing::Expired) => "expired",
+        Some(Standing::Replaced { .. }) => "replaced",
+        Some(Standing::Overused) => "token used too often",
+        Some(Standing::Conflict { .. }) => "name or address taken",
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
