@@ -1,44 +1,80 @@
 //! Networks without a server, of daemons in namespaces: joining, the last one standing, cold start, removal.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ichor_lab::traffic::{self, Ping};
-use ichor_lab::{Cut, Family, Lab, LabError, Nat, Node, NodeSpec, Site, Topology};
+use ichor_lab::{Cut, Exit, Family, Lab, LabError, Nat, Node, NodeSpec, Output, Site, Topology};
 use ichor_tests::netns::in_lab;
-use ichor_tests::operator::{Extra, Operator};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_lab-agent");
+const OPERATOR: &str = env!("CARGO_BIN_EXE_operator");
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// `a` and `b` at one site, `c` and `d` at another.
+/// `a` and `b` at one site, `c` and `d` at another, and the operator, who is no member, at a third.
 fn topology() -> Topology {
-    let site = |site: &str, nodes: [&str; 2]| {
+    let site = |site: &str, nodes: &[&str]| {
         let mut site = Site::new(site, Nat::None);
-        site.nodes = nodes.map(NodeSpec::new).to_vec();
+        site.nodes = nodes.iter().map(|name| NodeSpec::new(*name)).collect();
         site
     };
-    Topology {
-        sites: vec![site("here", ["a", "b"]), site("there", ["c", "d"])],
-        seed: 1,
-        ..Topology::default()
-    }
+    let mut office = site("office", &["op"]);
+    office.nodes[0].daemon = false;
+    let sites = vec![site("here", &["a", "b"]), site("there", &["c", "d"]), office];
+    Topology { sites, seed: 1, ..Topology::default() }
 }
 
-fn address(name: &str) -> Ipv4Addr {
-    let number = NAMES.iter().position(|known| *known == name).expect("one of the four");
-    Ipv4Addr::new(10, 213, 0, number as u8 + 1)
+/// Runs `test` with a network that was begun.
+fn with_network(test: impl AsyncFnOnce(&Lab, &Operator) -> Result<(), LabError>) {
+    in_lab(AGENT, Lab::builder().topology(topology()), async |lab| {
+        let operator = Operator { node: lab.node("op") };
+        let seed = endpoint(&lab.node("a")).await?.to_string();
+        operator.run(&["mesh", "init", "lab", "--range", "10.213.0.0/16", "--seed", &seed]).await?;
+        test(lab, &operator).await
+    });
+}
+
+/// Who has the key of the network's owner, and nothing but `ichorctl`.
+struct Operator {
+    node: Node,
+}
+
+impl Operator {
+    async fn output(&self, args: &[&str]) -> Result<Output, LabError> {
+        let command = [&[OPERATOR], args].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
+        self.node.command(command).env("HOME", "/run/operator").output().await
+    }
+
+    async fn run(&self, args: &[&str]) -> Result<String, LabError> {
+        let output = self.output(args).await?;
+        assert!(output.exit.success(), "{args:?}: {}", output.stderr);
+        Ok(output.stdout)
+    }
+
+    /// What the configuration of `name` is to be for it to be let in.
+    async fn token(&self, name: &str, more: &[&str]) -> Result<String, LabError> {
+        let join = self.run(&[&["token", "create", "--name", name], more].concat()).await?;
+        Ok(format!("mesh:\n  join: {join}"))
+    }
+
+    /// Lets `node` in under its own name.
+    async fn admit(&self, node: &Node) -> Result<(), LabError> {
+        self.admit_as(node, node.name(), &[]).await
+    }
+
+    async fn admit_as(&self, node: &Node, name: &str, more: &[&str]) -> Result<(), LabError> {
+        node.write_config(&self.token(name, more).await?).await?;
+        node.reload().await
+    }
+
+    /// Hands the operator what `node` says of itself.
+    async fn sees(&self, node: &Node) -> Result<(), LabError> {
+        self.node.write("/run/operator/status.json", &node.status().await?.to_json()).await
+    }
 }
 
 /// Where `node` is to be found.
 async fn endpoint(node: &Node) -> Result<SocketAddr, LabError> {
     Ok(SocketAddr::new(node.view().await?.underlay.ip(Family::V4), 51840))
-}
-
-/// Gives `node` what it needs to join.
-async fn admit(node: &Node, operator: &Operator, may_begin: bool) -> Result<(), LabError> {
-    let join = operator.token(node.name(), address(node.name()), may_begin, Extra::default());
-    node.write_config(&format!("mesh:\n  join: {}\n", &*join)).await?;
-    node.reload().await
 }
 
 /// Waits until `node` knows of `members` members, and has sessions with all others.
@@ -84,25 +120,17 @@ async fn assert_whole(lab: &Lab, names: &[&str]) -> Result<(), LabError> {
 
 #[test]
 fn the_last_member_standing_lets_another_in() {
-    in_lab(AGENT, Lab::builder().topology(topology()), async |lab| {
-        let mut operator = Operator::begin();
+    with_network(async |lab, operator| {
         let nodes = NAMES.map(|name| lab.node(name));
-        operator.seeds = vec![endpoint(&nodes[0]).await?];
-        admit(&nodes[0], &operator, true).await?;
-        nodes[0]
-            .until_status("a network of one", |status| {
-                status.network.as_ref().is_some_and(|network| network.members == 1)
-            })
-            .await?;
-        for node in &nodes[1..3] {
-            admit(node, &operator, false).await?;
+        for node in &nodes[..3] {
+            operator.admit(node).await?;
         }
         assert_whole(lab, &NAMES[..3]).await?;
         // All but one are off.
         nodes[0].stop().await?;
         nodes[1].stop().await?;
-        operator.seeds = vec![endpoint(&nodes[2]).await?];
-        admit(&nodes[3], &operator, false).await?;
+        let seed = endpoint(&nodes[2]).await?.to_string();
+        operator.admit_as(&nodes[3], "d", &["--seed", &seed]).await?;
         nodes[3]
             .until_status("to be let in", |status| {
                 status.network.as_ref().is_some_and(|network| network.members == 4)
@@ -118,21 +146,20 @@ fn the_last_member_standing_lets_another_in() {
 
 #[test]
 fn after_all_were_off_and_without_the_internet_a_segment_finds_itself() {
-    in_lab(AGENT, Lab::builder().topology(topology()), async |lab| {
-        let mut operator = Operator::begin();
+    with_network(async |lab, operator| {
         let (a, b) = (lab.node("a"), lab.node("b"));
-        // Only `c` is named as a seed, and it never comes.
-        operator.seeds = vec![endpoint(&lab.node("c")).await?];
+        let configs = [operator.token("a", &[]).await?, operator.token("b", &[]).await?];
         lab.cut(Cut::Site("here".to_owned())).await?;
-        admit(&a, &operator, true).await?;
-        admit(&b, &operator, false).await?;
+        for (node, config) in [&a, &b].into_iter().zip(&configs) {
+            node.write_config(config).await?;
+            node.reload().await?;
+        }
         assert_whole(lab, &["a", "b"]).await?;
-        // The join strings are gone, as `ichorctl` strips them, and so is what was left with the parent.
+        // The join strings are gone, as they may be once a node is a member, and so is where the other was.
         for node in [&a, &b] {
             node.stop().await?;
             node.run(["rm", "-f", "/var/lib/ichor/endpoints"]).await?;
             node.write_config("mesh: {}\n").await?;
-            // Neither is where it was.
             node.roam("here").await?;
         }
         a.start().await?;
@@ -143,41 +170,32 @@ fn after_all_were_off_and_without_the_internet_a_segment_finds_itself() {
 
 #[test]
 fn a_replacing_token_gives_the_same_addresses_to_a_machine_that_lost_its_state() {
-    in_lab(AGENT, Lab::builder().topology(topology()), async |lab| {
-        let mut operator = Operator::begin();
-        let [a, b, c, _] = NAMES.map(|name| lab.node(name));
-        operator.seeds = vec![endpoint(&a).await?];
-        admit(&a, &operator, true).await?;
-        admit(&b, &operator, false).await?;
-        admit(&c, &operator, false).await?;
+    with_network(async |lab, operator| {
+        let [a, b, c, thief] = NAMES.map(|name| lab.node(name));
+        for node in [&a, &b, &c] {
+            operator.admit(node).await?;
+        }
         assert_whole(lab, &NAMES[..3]).await?;
         let before = b.status().await?;
         let network = before.network.as_ref();
-        let incarnation_before =
-            network.and_then(|network| network.incarnation.clone()).expect("a member has one");
+        let incarnation = network.and_then(|network| network.incarnation.clone()).expect("a member has one");
 
         // Who merely has a token for the name cannot have it while its holder is there.
-        let thief = lab.node("d");
-        let stolen = operator.token("b", address("b"), false, Extra::default());
-        thief.write_config(&format!("mesh:\n  join: {}\n", &*stolen)).await?;
-        thief.reload().await?;
+        operator.admit_as(&thief, "b", &[]).await?;
         thief
             .until_status("to hear that the name is taken", |status| {
-                status.problems.iter().any(|problem| {
-                    problem.part == "member" && problem.cause.contains("somebody has the name")
-                })
+                let taken = |cause: &str| cause.contains("somebody has the name");
+                status.problems.iter().any(|problem| problem.part == "member" && taken(&problem.cause))
             })
             .await?;
 
         b.stop().await?;
         b.run(["sh", "-c", "rm -rf /var/lib/ichor"]).await?;
-        let replaces = Some(incarnation_before.parse().expect("the id of a record"));
-        let join = operator.token("b", address("b"), false, Extra { replaces, ..Extra::default() });
-        b.write_config(&format!("mesh:\n  join: {}\n", &*join)).await?;
+        b.write_config(&operator.token("b", &["--replace", &incarnation]).await?).await?;
         b.start().await?;
         b.until_status("another incarnation", |status| {
-            let incarnation = status.network.as_ref().and_then(|network| network.incarnation.as_ref());
-            incarnation.is_some_and(|now| now != &incarnation_before)
+            let now = status.network.as_ref().and_then(|network| network.incarnation.as_ref());
+            now.is_some_and(|now| *now != incarnation)
         })
         .await?;
         assert_whole(lab, &NAMES[..3]).await?;
@@ -190,5 +208,37 @@ fn a_replacing_token_gives_the_same_addresses_to_a_machine_that_lost_its_state()
             assert!(!keys.contains(before.public_key.as_deref().expect("a key")), "{keys}");
         }
         Ok(())
+    });
+}
+
+#[test]
+fn whom_an_owner_removes_is_gone_everywhere_and_comes_back_with_a_new_token_only() {
+    with_network(async |lab, operator| {
+        let [a, b, c, _] = NAMES.map(|name| lab.node(name));
+        for node in [&a, &b, &c] {
+            operator.admit(node).await?;
+        }
+        assert_whole(lab, &NAMES[..3]).await?;
+        operator.sees(&b).await?;
+        let status = ["--status", "/run/operator/status.json"];
+        let listed = operator.run(&[&["member", "list"], &status[..]].concat()).await?;
+        let lines: Vec<_> = listed.lines().map(|line| line.split_whitespace().next().unwrap_or("")).collect();
+        assert_eq!(lines, ["NAME", "b", "a", "c"], "{listed}");
+        let remove = [&["member", "remove", "c"], &status[..]].concat();
+        let refused = operator.output(&remove).await?;
+        assert_eq!(refused.exit, Exit::Code(3), "{}", refused.stderr);
+        operator.run(&[&remove[..], &["--yes"]].concat()).await?;
+
+        let old_key = c.status().await?.public_key.expect("a key");
+        for node in [&a, &b] {
+            until_whole(node, 2).await?;
+            assert!(!node.run(["wg", "show", "ichor0", "peers"]).await?.stdout.contains(&old_key));
+        }
+        c.until_status("to be no member any more", |status| {
+            let barred = |cause: &str| cause.contains("removed by an owner");
+            status.problems.iter().any(|problem| barred(&problem.cause))
+        })
+        .await?;
+        assert_whole(lab, &NAMES[..2]).await
     });
 }

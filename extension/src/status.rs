@@ -96,6 +96,9 @@ pub struct Network {
     /// The name of this node in it; nothing while it is no member.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub member: Option<String>,
+    /// The key that makes this node this member.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub identity: Option<String>,
     /// The id of this node's record: what a token names that may replace it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub incarnation: Option<String>,

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::cmd::connection::Connection;
 use crate::cmd::{
     apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
-    machineconfig, mesh, patch, plan, read, schematic, service, token, version,
+    machineconfig, member, mesh, patch, plan, read, schematic, service, token, version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -133,6 +133,11 @@ enum Command {
     )]
     MachineConfig(machineconfig::MachineConfigArgs),
 
+    /// Look at the members of a network, and remove them
+    #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 member list\n  \
+                            ichorctl -n 10.0.0.2 member remove w-7 --yes")]
+    Member(member::MemberArgs),
+
     /// Begin a network and keep the key of its owner
     #[command(after_help = "Examples:\n  ichorctl mesh init home\n  ichorctl mesh init -f ichor.yaml")]
     Mesh(mesh::MeshArgs),
@@ -237,13 +242,14 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
             machineconfig::run(&args, &mut std::io::stdout().lock())?;
             Ok(Exit::Done)
         }
+        Command::Member(args) => args.run(connection).await,
         Command::Mesh(args) => args.run(),
         Command::Patch(command) => command.run(connection).await,
         Command::Plan(command) => command.run(connection).await,
         Command::Read(command) => command.run(connection).await,
         Command::Schematic(args) => args.run(connection).await,
         Command::Service(command) => command.run(connection).await,
-        Command::Token(args) => args.run(),
+        Command::Token(args) => args.run().await,
         Command::Version(command) => command.run(connection).await,
     }
 }

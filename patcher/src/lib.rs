@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cluster;
 pub mod cmd;
 pub mod config_update;
+pub mod daemon_status;
 pub mod duration;
 pub mod exit;
 pub mod extension;

@@ -246,3 +246,46 @@ fn tokens_made_at_the_same_time_share_neither_address_nor_serial() {
     assert_eq!((addresses.len(), serials.len()), (8, 8));
     assert_eq!(made.iter().filter(|join| join.first_hello.is_some()).count(), 1);
 }
+
+#[test]
+fn a_token_can_be_printed_as_a_patch_that_the_daemon_understands() {
+    let home = Home::with_mesh();
+    let patch = home.run(&["token", "create", "--name", "cp-1", "--patch"]);
+    let document: yaml_serde::Value = yaml_serde::from_str(&patch).unwrap();
+    assert_eq!(document["kind"], "ExtensionServiceConfig");
+    assert_eq!(document["name"], "ichor");
+    let file = &document["configFiles"][0];
+    assert_eq!(file["mountPath"], "/usr/local/etc/ichor/ichord.yaml");
+    let config: yaml_serde::Value = yaml_serde::from_str(file["content"].as_str().unwrap()).unwrap();
+    let join = config["mesh"]["join"].as_str().unwrap();
+    assert!(JoinString::decode(join, &RealCrypto).unwrap().first_hello.is_some());
+}
+
+#[test]
+fn members_are_listed_from_a_status_and_removed_only_when_meant() {
+    let home = Home::with_mesh();
+    let network = home.run(&["token", "create", "--name", "cp-1"]);
+    let network = JoinString::decode(&network, &RealCrypto).unwrap().network();
+    let (identity, record) = ("11".repeat(32), "22".repeat(32));
+    let status = format!(
+        r#"{{"version": "9", "network": {{"name": "home", "id": "{network}", "member": "cp-1",
+            "identity": "{identity}", "incarnation": "{record}"}}, "addresses": ["10.213.0.1/16"],
+            "peers": [{{"name": "w-1", "identity": "{record}", "incarnation": "{identity}", "connected": true,
+            "allowedIPs": ["10.213.0.2/32", "10.0.0.0/24"], "somethingNew": 1}}]}}"#
+    );
+    fs::write(home.0.path().join("status.json"), status).unwrap();
+    let listed = home.run(&["member", "list", "--status", "status.json", "-o", "json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[1]["name"], "w-1");
+    assert_eq!(listed[1]["addresses"], serde_json::json!(["10.213.0.2"]));
+    assert_eq!(listed[1]["state"], "connected");
+
+    let remove = |more: &[&str], code, words: &[&str]| {
+        home.refused(&[&["member", "remove", "--status", "status.json"], more].concat(), code, words)
+    };
+    remove(&["w-1"], 3, &["for good", "--yes"]);
+    remove(&["w-2", "--yes"], 2, &["no member is called w-2; there are cp-1, w-1"]);
+    // Nobody listens there.
+    remove(&["w-1", "--at", "127.0.0.1:9", "--yes"], 4, &["no member answered at 127.0.0.1:9"]);
+    home.refused(&["token", "revoke", "ffff"], 2, &["no token has an id that starts with"]);
+}

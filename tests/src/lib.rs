@@ -8,7 +8,6 @@ pub mod extension;
 pub mod go;
 pub mod members;
 pub mod netns;
-pub mod operator;
 pub mod oracle;
 pub mod pairs;
 pub mod peers;

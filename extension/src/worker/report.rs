@@ -56,6 +56,7 @@ impl Worker {
                 name: name.to_string(),
                 id: id.to_string(),
                 member: members.our_name().map(ToString::to_string),
+                identity: members.us().map(|us| us.identity().to_string()),
                 incarnation: members.us().map(|us| us.id().to_string()),
                 members: members.count(),
             }

@@ -2,7 +2,6 @@
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -18,12 +17,16 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::member::At;
+use super::mesh_folder::Which;
 use crate::duration;
 use crate::exit::{Exit, Refusal, UsageError};
+use crate::extension;
 use crate::output::{Format, Output, note, rfc3339};
 use crate::owner::address::next_free;
 use crate::owner::folder::{self, Entry, Mesh, OpenBook};
 use crate::owner::mint::{self, Way};
+use crate::plan::daemon;
 
 /// Longest text that is read as a join string.
 const MAX_TEXT: u64 = 64 << 10;
@@ -49,20 +52,15 @@ enum TokenCommand {
     /// List the tokens that were made here
     #[command(after_help = "Examples:\n  ichorctl token list\n  ichorctl token list --mesh home -o json")]
     List(List),
+    /// Revoke what is unused of a token
+    ///
+    /// Signed here and handed to any member over its UDP port. Who has joined with it stays: `member remove`.
+    #[command(after_help = "Examples:\n  ichorctl token revoke 4f9a21c07be35d88\n  \
+                            ichorctl token revoke 4f9a21c07be35d88 --at 203.0.113.7:51840")]
+    Revoke(Revoke),
     /// Show what a join string lets its holder do, and nothing secret of it
     #[command(after_help = "Examples:\n  ichorctl token show ichor1-...\n  ichorctl token show - < join")]
     Show(Show),
-}
-
-/// Which mesh.
-#[derive(Args, Debug)]
-struct Which {
-    /// The mesh; not needed where there is only one
-    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
-    mesh: Option<Name>,
-    /// The folder that `mesh init` made
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
 }
 
 /// Flags of `token create`.
@@ -95,6 +93,9 @@ struct Create {
     /// How many nodes it lets in
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     uses: u16,
+    /// Print a patch for the machine config of its node, in place of the join string
+    #[arg(long)]
+    patch: bool,
     /// For how long it lets anybody in
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
     ttl: Duration,
@@ -126,6 +127,17 @@ struct List {
     /// How to print them
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+}
+
+/// Flags of `token revoke`.
+#[derive(Args, Debug)]
+struct Revoke {
+    /// The id of the token, or how it starts
+    token: String,
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    at: At,
 }
 
 /// Flags of `token show`.
@@ -166,35 +178,12 @@ impl TokenArgs {
     /// # Errors
     ///
     /// When an address is not free, the folder cannot be read or written, or a text is no join string.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub async fn run(self) -> anyhow::Result<Exit> {
         match self.command {
             TokenCommand::Create(command) => command.run(),
             TokenCommand::List(command) => command.run(),
+            TokenCommand::Revoke(command) => command.run().await,
             TokenCommand::Show(command) => command.run(),
-        }
-    }
-}
-
-impl Which {
-    fn folder(&self) -> anyhow::Result<PathBuf> {
-        if let Some(dir) = &self.dir {
-            return Ok(dir.clone());
-        }
-        if let Some(name) = &self.mesh {
-            let path = folder::default_path(name.as_str());
-            return path.ok_or_else(|| UsageError("there is no home directory: say --dir".to_owned()).into());
-        }
-        match &folder::known()[..] {
-            [one] => Ok(one.clone()),
-            [] => {
-                Err(UsageError("there is no mesh here yet: `ichorctl mesh init NAME` begins one".to_owned())
-                    .into())
-            }
-            many => {
-                let names: Vec<_> =
-                    many.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy())).collect();
-                Err(UsageError(format!("which mesh? say --mesh: {}", names.join(", "))).into())
-            }
         }
     }
 }
@@ -250,6 +239,10 @@ impl Create {
         if output.is_json() {
             output.json(&Created { join_string: &text, entry })?;
         } else {
+            if self.patch {
+                output.raw(Zeroizing::new(patch(&text)).as_bytes())?;
+                return Ok(Exit::Done);
+            }
             note(&format!(
                 "lets {} node{} called {} in as {} at {}, until {}",
                 entry.uses,
@@ -331,6 +324,27 @@ impl List {
     }
 }
 
+impl Revoke {
+    async fn run(self) -> anyhow::Result<Exit> {
+        let path = self.which.folder()?;
+        let mesh = folder::open(&path)?;
+        let open = OpenBook::open(&path)?;
+        let found: Vec<_> =
+            open.book.tokens.iter().filter(|entry| entry.id.starts_with(&self.token)).collect();
+        let [entry] = found[..] else {
+            let reason = if found.is_empty() { "no token" } else { "more than one token" };
+            return Err(UsageError(format!(
+                "{reason} has an id that starts with {:?}; `ichorctl token list` shows them",
+                self.token
+            ))
+            .into());
+        };
+        self.at.revoke_token(&mesh, entry.id.parse()?).await?;
+        note(&format!("the token for {} lets nobody in any more, wherever it is heard of", entry.names));
+        Ok(Exit::Done)
+    }
+}
+
 impl Show {
     fn run(self) -> anyhow::Result<Exit> {
         let mut text = Zeroizing::new(self.join);
@@ -356,6 +370,16 @@ impl Show {
         Output::new(self.output).record(&shown, describe)?;
         Ok(Exit::Done)
     }
+}
+
+/// The document of a machine config that gives the daemon a join string.
+fn patch(join: &str) -> String {
+    format!(
+        "apiVersion: v1alpha1\nkind: ExtensionServiceConfig\nname: {}\nconfigFiles:\n  - mountPath: {}\n    \
+         content: |\n      mesh:\n        join: {join}\n",
+        extension::NAME,
+        daemon::PATH
+    )
 }
 
 fn describe(shown: &Shown) -> String {

@@ -279,10 +279,13 @@ impl Joiner {
     }
 
     /// When this node may begin the network.
-    fn alone_at(&self) -> Option<Instant> {
+    pub(super) fn alone_at(&self) -> Option<Instant> {
         let is_exact = matches!(self.join.grant.grant.names, NamePattern::Exact(_));
         let may = is_exact && self.join.first_hello.is_some() && !self.answered;
-        let wait = if self.join.seeds.is_empty() { ALONE_WITHOUT_SEEDS } else { ALONE_WITH_SEEDS };
+        // The first member is often named as the seed of all.
+        let ours = &self.profile.announcement.candidates;
+        let has_others = self.join.seeds.iter().any(|seed| !ours.contains(seed));
+        let wait = if has_others { ALONE_WITH_SEEDS } else { ALONE_WITHOUT_SEEDS };
         may.then_some(self.began + wait)
     }
 

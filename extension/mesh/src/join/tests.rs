@@ -354,6 +354,20 @@ fn only_who_may_begins_the_network_and_only_while_nobody_answers() {
 }
 
 #[test]
+fn who_is_the_only_seed_waits_for_nobody() {
+    let world = World::new(&ModelCrypto);
+    let ours: std::net::SocketAddr = "192.0.2.1:51840".parse().unwrap();
+    let deadline = |candidates: Vec<std::net::SocketAddr>| {
+        let mut join = world.join_string(1, |grant| grant);
+        (join.first_hello, join.seeds) = (Some(hello_secret()), vec![ours]);
+        let mut joiner = world.joiner(join, profile(1, None));
+        joiner.set_candidates(candidates);
+        joiner.alone_at().unwrap()
+    };
+    assert!(deadline(vec![ours]) < deadline(vec![]));
+}
+
+#[test]
 fn requests_thin_out_and_never_stop() {
     let world = World::new(&ModelCrypto);
     let mut rng = ChaCha12Rng::from_seed([1; 32]);

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::Deserialize as _;
 use tokio::time::{Instant, sleep};
 use yaml_serde::Value;
 
 use crate::api::NodeClient;
+use crate::daemon_status;
 use crate::exit::Unproven;
 use crate::extension;
 use crate::image::Digest;
@@ -15,31 +16,11 @@ use crate::plan::daemon;
 
 /// The service of the extension: Talos puts `ext-` before the name of the service spec.
 const SERVICE: &str = "ext-ichor";
-/// The daemon's status file on a node.
-const STATUS: &str = "/var/run/ichor/status.json";
-/// Longest status that is read.
-const MAX_STATUS: usize = 4 << 20;
 /// How long Talos may take to restart a service whose config changed: it stops within 10 s, and waits 5 s.
 const TALOS_RESTARTS: Duration = Duration::from_secs(15);
 /// How long the daemon may take to read its config once we have restarted it.
 const DAEMON_READS: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(250);
-
-/// What we want to know of the status. Every field may be missing: the daemon may be of another version.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Status {
-    #[serde(rename = "configSHA256")]
-    config_sha256: Option<String>,
-    problems: Vec<Problem>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Problem {
-    part: String,
-    cause: String,
-}
 
 /// Sees to it that the daemon of a node whose machine config went from `before` to `after` runs with the config that it
 /// has there, and says how. None when that is the same in both.
@@ -90,7 +71,7 @@ fn daemon_config(machine_config: &str) -> Option<String> {
 async fn until_read(client: &NodeClient, wanted: &str, patience: Duration) -> Result<(), String> {
     let end = Instant::now() + patience;
     loop {
-        let last = match status(client).await {
+        let last = match daemon_status::read(client).await {
             Ok(status) if status.config_sha256.as_deref() == Some(wanted) => return Ok(()),
             Ok(status) => {
                 let problem = status.problems.iter().find(|problem| problem.part == "config");
@@ -104,17 +85,6 @@ async fn until_read(client: &NodeClient, wanted: &str, patience: Duration) -> Re
         }
         sleep(INTERVAL).await;
     }
-}
-
-async fn status(client: &NodeClient) -> anyhow::Result<Status> {
-    let mut stream = client.read(STATUS).await?;
-    let mut bytes = Vec::new();
-    while let Some(data) = stream.next().await? {
-        stream.check(&data)?;
-        bytes.extend_from_slice(&data.bytes);
-        anyhow::ensure!(bytes.len() <= MAX_STATUS, "its status file is too long");
-    }
-    Ok(serde_json::from_slice(&bytes)?)
 }
 
 #[cfg(test)]

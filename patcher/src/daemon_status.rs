@@ -1,0 +1,94 @@
+//! What the daemon of a node says of itself. Every field may be missing: the daemon may be of another version.
+
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+
+use crate::api::NodeClient;
+
+/// The daemon's status file on a node.
+const PATH: &str = "/var/run/ichor/status.json";
+/// Longest status that is read.
+const MAX_LEN: usize = 16 << 20;
+
+/// A snapshot.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DaemonStatus {
+    /// Its version.
+    pub version: String,
+    /// Which config it runs with.
+    #[serde(rename = "configSHA256")]
+    pub config_sha256: Option<String>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// The network that it is a member of.
+    pub network: Option<Network>,
+    /// Addresses of its interface.
+    pub addresses: Vec<String>,
+    /// The others.
+    pub peers: Vec<Peer>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Problem {
+    /// The part that it is about.
+    pub part: String,
+    /// What is wrong and why.
+    pub cause: String,
+}
+
+/// A network, as a node sees it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: String,
+    /// The name of the node in it.
+    pub member: Option<String>,
+    /// The key that makes the node this member.
+    pub identity: Option<String>,
+    /// The id of the node's record.
+    pub incarnation: Option<String>,
+}
+
+/// A peer of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// The key that makes it this member.
+    pub identity: Option<String>,
+    /// The id of its record.
+    pub incarnation: Option<String>,
+    /// Where traffic to it goes.
+    pub endpoint: Option<SocketAddr>,
+    /// Whether it could be sent a packet now.
+    pub connected: bool,
+    /// Seconds since the Unix epoch when keys were last agreed upon.
+    pub last_handshake: Option<u64>,
+    /// Its addresses.
+    #[serde(rename = "allowedIPs")]
+    pub allowed_ips: Vec<String>,
+}
+
+/// Asks the daemon of a node.
+///
+/// # Errors
+///
+/// When the file cannot be read (no daemon runs, or never did), is too long or no status.
+pub async fn read(client: &NodeClient) -> anyhow::Result<DaemonStatus> {
+    let mut stream = client.read(PATH).await?;
+    let mut bytes = Vec::new();
+    while let Some(data) = stream.next().await? {
+        stream.check(&data)?;
+        bytes.extend_from_slice(&data.bytes);
+        anyhow::ensure!(bytes.len() <= MAX_LEN, "its status file is too long");
+    }
+    Ok(serde_json::from_slice(&bytes)?)
+}
