@@ -1,10 +1,21 @@
 //! Networks without a server, of daemons in namespaces: joining, the last one standing, cold start, removal.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
 
 use ichor_lab::traffic::{self, Ping};
 use ichor_lab::{Cut, Exit, Family, Lab, LabError, Nat, Node, NodeSpec, Output, Site, Topology};
+use ichor_mesh::crypto::{RealCrypto, Secret};
+use ichor_mesh::hello::{HelloPublic, REQUEST_LEN};
+use ichor_mesh::join::Profile;
+use ichor_mesh::join_string::JoinString;
+use ichor_mesh::key::PublicKey;
+use ichor_mesh::membership::{Membership, Now, Output as Said, Saved};
+use ichor_mesh::record::announcement::Announcement;
 use ichor_tests::netns::in_lab;
+use ichor_tests::probe::{self, Capture};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_lab-agent");
 const OPERATOR: &str = env!("CARGO_BIN_EXE_operator");
@@ -93,6 +104,16 @@ async fn until_whole(node: &Node, members: usize) -> Result<(), LabError> {
 async fn mesh(node: &Node) -> Result<Vec<IpAddr>, LabError> {
     let addresses = node.status().await?.addresses;
     Ok(addresses.iter().filter_map(|net| net.split('/').next()?.parse().ok()).collect())
+}
+
+/// Runs `command` in `node` until it succeeds. Starting a program paces it.
+async fn until_succeeds(node: &Node, command: &str) -> Result<(), LabError> {
+    let succeeds = async {
+        while !node.command(["sh", "-c", command]).output().await?.exit.success() {}
+        Ok(())
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(15), succeeds).await;
+    waited.unwrap_or_else(|_| panic!("`{command}` never succeeded in {}", node.name()))
 }
 
 async fn assert_reaches(from: &Node, to: &Node) -> Result<(), LabError> {
@@ -241,4 +262,102 @@ fn whom_an_owner_removes_is_gone_everywhere_and_comes_back_with_a_new_token_only
         .await?;
         assert_whole(lab, &NAMES[..2]).await
     });
+}
+
+/// The first hello of a machine that has the join string `join`, and the identity `identity`.
+fn hello(join: JoinString, identity: u8) -> Vec<u8> {
+    let announcement = Announcement {
+        sequence: 0,
+        wireguard: PublicKey::new([identity; 32]),
+        candidates: vec![],
+        version: "0".to_owned(),
+        capabilities: 0,
+        instance: [identity; 8],
+        boot: 0,
+    };
+    let profile = Profile { identity: Secret::new([identity; 32]), name: None, routes: vec![], announcement };
+    let now = Now { instant: Instant::now(), clock: None };
+    let joining = Membership::join(join, profile, [identity; 32], now, &RealCrypto);
+    said_by(&mut joining.expect("a request"), now).remove(0)
+}
+
+/// The hellos that `membership` sends at `now`.
+fn said_by(membership: &mut Membership, now: Now) -> Vec<Vec<u8>> {
+    membership.handle_timeout(now);
+    let outputs = std::iter::from_fn(|| membership.poll_output());
+    outputs
+        .filter_map(|output| if let Said::Hello { datagram, .. } = output { Some(datagram) } else { None })
+        .collect()
+}
+
+/// What a member that was removed would say: with all that it has on its disk.
+async fn hellos_of_removed(node: &Node) -> Result<Vec<Vec<u8>>, LabError> {
+    let file = node.run(["base64", "-w0", "/var/lib/ichor/membership"]).await?.stdout;
+    let file = base64::engine::general_purpose::STANDARD.decode(file.trim()).expect("base64");
+    let head = file.iter().position(|byte| *byte == b'\n').expect("a checksum") + 1;
+    let mut saved = Saved::decode(&file[head..], &RealCrypto).expect("a membership");
+    // It does not want to know that it was removed.
+    saved.items.clear();
+    let now = |seconds| Now { instant: Instant::now() + Duration::from_secs(seconds), clock: None };
+    let mut membership =
+        Membership::resume(saved, [9; 8], [9; 32], now(0), &RealCrypto).expect("a valid genesis");
+    let hellos: Vec<_> = (0..10).flat_map(|second| said_by(&mut membership, now(second))).collect();
+    assert!(!hellos.is_empty());
+    Ok(hellos)
+}
+
+#[test]
+fn outsiders_get_no_answer() {
+    with_network(async |lab, operator| {
+        let [a, b, c, _] = NAMES.map(|name| lab.node(name));
+        let decode = |config: &str| {
+            let text = config.lines().nth(1).and_then(|line| line.trim().strip_prefix("join: "));
+            JoinString::decode(text.expect("a join string"), &RealCrypto).expect("a valid one")
+        };
+        let at = endpoint(&a).await?;
+        operator.admit(&a).await?;
+        until_whole(&a, 1).await?;
+        let from_b = endpoint(&b).await?.ip();
+        let capture = Capture::start(&a, from_b, 1, Duration::from_secs(20)).await?;
+        operator.admit(&b).await?;
+        operator.admit(&c).await?;
+        assert_whole(lab, &NAMES[..3]).await?;
+        let captured = capture.packets().await?.remove(0);
+        // Without IP and UDP headers.
+        let replayed = captured[28..].to_vec();
+        assert_eq!(replayed.len(), REQUEST_LEN);
+        let spent = decode(&b.config().await?);
+        let expired = decode(&operator.token("e", &["--ttl", "1s"]).await?);
+        let revoked = decode(&operator.token("f", &[]).await?);
+        operator.run(&["token", "revoke", &revoked.grant.id.to_string()]).await?;
+        operator.sees(&b).await?;
+        operator.run(&["member", "remove", "c", "--status", "/run/operator/status.json", "--yes"]).await?;
+        until_whole(&a, 2).await?;
+        let mut genesis_only = decode(&operator.token("g", &[]).await?);
+        genesis_only.hello = HelloPublic([7; 32]);
+        let good = decode(&operator.token("d", &[]).await?);
+        let not_after = expired.grant.grant.not_after;
+        until_succeeds(&a, &format!("test $(date +%s) -gt {not_after}")).await?;
+
+        let mut datagrams =
+            vec![vec![], vec![0], vec![0x10; 4], vec![0x10; REQUEST_LEN], vec![0xff; REQUEST_LEN]];
+        datagrams.extend((0..40).map(|n| damaged(&good, n)));
+        datagrams.push(replayed);
+        datagrams.extend([hello(spent, 31), hello(expired, 32), hello(revoked, 33), hello(genesis_only, 34)]);
+        datagrams.extend(hellos_of_removed(&c).await?);
+        // And one that is answered, once: by then all others were looked at.
+        datagrams.push(hello(good, 35));
+        let answers = probe::knock(&lab.node("op"), at, &datagrams).await?;
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        assert!(answers[0].len() <= REQUEST_LEN);
+        Ok(())
+    });
+}
+
+/// A hello with one byte changed, `n` picks which.
+fn damaged(join: &JoinString, n: usize) -> Vec<u8> {
+    let mut datagram = hello(join.clone(), 40);
+    let at = n * REQUEST_LEN / 40;
+    datagram[at] ^= 1;
+    datagram
 }

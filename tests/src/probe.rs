@@ -35,6 +35,7 @@ enum Job {
     Send { packets: Vec<String> },
     Capture { from: IpAddr, count: usize, limit: Duration },
     Flood { to: SocketAddr, key: [u8; 32] },
+    Knock { to: SocketAddr, datagrams: Vec<String>, limit: Duration },
     HoldLab,
 }
 
@@ -92,6 +93,20 @@ pub async fn flood(node: &Node, to: SocketAddr, key: &str) -> Result<Child, LabE
     }
 }
 
+/// Sends UDP datagrams from one socket in `node` to `to`, one after the other, and returns what comes back until a first
+/// answer to the last of them, which must be one that is answered: then all were looked at.
+///
+/// # Errors
+/// [`LabError::Failed`] if nothing comes back in time.
+pub async fn knock(node: &Node, to: SocketAddr, datagrams: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, LabError> {
+    let datagrams = datagrams.iter().map(|datagram| to_hex(datagram)).collect();
+    let job = Job::Knock { to, datagrams, limit: Duration::from_secs(10) };
+    let output = node.own_command([argument(&job)]).success().await?;
+    let answers = serde_json::from_str::<Vec<String>>(&output.stdout).ok();
+    let answers = answers.and_then(|answers| answers.iter().map(|hex| from_hex(hex)).collect());
+    answers.ok_or_else(|| failed("knock", output.stderr))
+}
+
 fn failed(what: &str, cause: String) -> LabError {
     LabError::Failed { what: what.to_owned(), cause }
 }
@@ -109,6 +124,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
         Some(Job::Send { packets }) => send_all(&packets),
         Some(Job::Capture { from, count, limit }) => capture(from, count, limit),
         Some(Job::Flood { to, key }) => send_initiations(to, &key),
+        Some(Job::Knock { to, datagrams, limit }) => send_and_listen(to, &datagrams, limit),
         Some(Job::HoldLab) => hold_lab(),
     };
     match result {
@@ -118,6 +134,29 @@ pub fn main(args: &[OsString]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn send_and_listen(to: SocketAddr, datagrams: &[String], limit: Duration) -> io::Result<()> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = std::net::UdpSocket::bind((any, 0))?;
+    for datagram in datagrams {
+        let datagram = from_hex(datagram).ok_or(io::ErrorKind::InvalidInput)?;
+        socket.send_to(&datagram, to)?;
+    }
+    let mut answers = Vec::new();
+    let mut answer = vec![0; MAX_LEN];
+    socket.set_read_timeout(Some(limit))?;
+    while answers.is_empty() {
+        let (len, _) = socket.recv_from(&mut answer)?;
+        answers.push(to_hex(&answer[..len]));
+    }
+    // Whatever else is there already.
+    socket.set_nonblocking(true)?;
+    while let Ok((len, _)) = socket.recv_from(&mut answer) {
+        answers.push(to_hex(&answer[..len]));
+    }
+    serde_json::to_writer(io::stdout(), &answers)?;
+    Ok(())
 }
 
 /// The argument by which the agent makes a lab, says so, and keeps it until it is killed.
