@@ -260,6 +260,27 @@ fn whom_an_owner_removes_is_gone_everywhere_and_comes_back_with_a_new_token_only
             status.problems.iter().any(|problem| barred(&problem.cause))
         })
         .await?;
+        assert_whole(lab, &NAMES[..2]).await?;
+
+        // Its old join string is of no use, a new one is.
+        operator.admit(&c).await?;
+        assert_whole(lab, &NAMES[..3]).await
+    });
+}
+
+#[test]
+fn a_join_string_that_lets_nobody_in_can_be_replaced_while_the_daemon_runs() {
+    with_network(async |lab, operator| {
+        let [a, b, ..] = NAMES.map(|name| lab.node(name));
+        operator.admit(&a).await?;
+        until_whole(&a, 1).await?;
+        // The name is taken.
+        operator.admit_as(&b, "a", &[]).await?;
+        b.until_status("to hear that it is taken", |status| {
+            status.problems.iter().any(|problem| problem.cause.contains("somebody has the name"))
+        })
+        .await?;
+        operator.admit(&b).await?;
         assert_whole(lab, &NAMES[..2]).await
     });
 }

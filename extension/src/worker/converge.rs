@@ -184,6 +184,10 @@ impl Worker {
             }
             return Ok(());
         };
+        if self.members.as_ref().is_some_and(|members| members.is_outdated(mesh)) {
+            self.save_members();
+            self.members = None;
+        }
         if self.members.is_none() {
             let Some(secret) = &self.applied.secret else { return Ok(()) };
             let store = Store::new(config.state_directory.clone());

@@ -55,6 +55,8 @@ pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// The membership of one network.
 pub(super) struct Members {
     membership: Membership,
+    /// What it was started with.
+    config: MeshConfig,
     /// Whose session it is.
     by_key: BTreeMap<PublicKey, IdentityKey>,
     live: BTreeMap<PublicKey, Live>,
@@ -98,17 +100,17 @@ pub(super) enum Send {
 impl Members {
     /// Takes up the membership that was saved, or asks for one.
     pub(super) fn start(config: &MeshConfig, wireguard: PublicKey, store: &Store) -> anyhow::Result<Self> {
-        let membership = match disk::load(store)? {
-            Some(mut saved) => {
-                saved.announcement.wireguard = wireguard;
-                version().clone_into(&mut saved.announcement.version);
-                Membership::resume(saved, instance(), random::seed(), now(), &RealCrypto)
-                    .context("take up the saved membership")?
+        let membership = match resume(wireguard, store)? {
+            Some(ended) if !ended.is_member() && is_newer(config, &ended) => {
+                disk::retire(store)?;
+                join(config, wireguard, store)?
             }
+            Some(resumed) => resumed,
             None => join(config, wireguard, store)?,
         };
         let mut this = Self {
             membership,
+            config: config.clone(),
             by_key: BTreeMap::new(),
             live: BTreeMap::new(),
             tried: BTreeMap::new(),
@@ -121,6 +123,11 @@ impl Members {
         this.unsaved = this.membership.is_member();
         this.obstacle = this.other_network(config);
         Ok(this)
+    }
+
+    /// Whether another configuration calls for a new start: a member stays one, whatever the join string is now.
+    pub(super) fn is_outdated(&self, config: &MeshConfig) -> bool {
+        !self.membership.is_member() && self.config != *config
     }
 
     /// What is wrong if the configuration is for another network than the one that this node is a member of.
@@ -443,6 +450,22 @@ impl Members {
         self.unsaved = false;
         Ok(())
     }
+}
+
+/// The membership that was saved.
+fn resume(wireguard: PublicKey, store: &Store) -> anyhow::Result<Option<Membership>> {
+    let Some(mut saved) = disk::load(store)? else { return Ok(None) };
+    saved.announcement.wireguard = wireguard;
+    version().clone_into(&mut saved.announcement.version);
+    let resumed = Membership::resume(saved, instance(), random::seed(), now(), &RealCrypto);
+    resumed.context("failed to take up the saved membership").map(Some)
+}
+
+/// Whether the join string is for another token than the one that made this membership.
+fn is_newer(config: &MeshConfig, ended: &Membership) -> bool {
+    let join = config.join.as_deref().and_then(|text| JoinString::decode(text, &RealCrypto).ok());
+    let used = ended.settled().map(|settled| settled.grant.grant.token);
+    join.is_some_and(|join| used != Some(join.grant.grant.token))
 }
 
 fn join(config: &MeshConfig, wireguard: PublicKey, store: &Store) -> anyhow::Result<Membership> {

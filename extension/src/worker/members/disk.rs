@@ -72,3 +72,13 @@ pub(super) fn identity(store: &Store) -> anyhow::Result<Secret> {
     )?;
     Ok(secret)
 }
+
+/// Sets a membership aside that has ended, with its identity, which nobody lets in any more.
+pub(super) fn retire(store: &Store) -> anyhow::Result<()> {
+    for name in [MEMBERSHIP, IDENTITY] {
+        if store.path(name).exists() {
+            store.set_aside(name).with_context(|| format!("failed to set {name} aside"))?;
+        }
+    }
+    Ok(())
+}
