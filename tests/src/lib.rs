@@ -2,6 +2,7 @@
 //! libraries to compare with.
 
 pub mod bench;
+pub mod boots;
 pub mod compare;
 pub mod config_gen;
 pub mod extension;

@@ -20,6 +20,8 @@ use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::boots::{self, Boots};
+
 /// `ETH_P_ALL` (`linux/if_ether.h`).
 const EVERY_PROTOCOL: u16 = 3;
 /// Longest packet.
@@ -37,6 +39,7 @@ enum Job {
     Flood { to: SocketAddr, key: [u8; 32] },
     Knock { to: SocketAddr, datagrams: Vec<String>, limit: Duration },
     HoldLab,
+    Boots(Boots),
 }
 
 /// Sends IP packets as they are from `node`, to where their headers say.
@@ -126,6 +129,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
         Some(Job::Flood { to, key }) => send_initiations(to, &key),
         Some(Job::Knock { to, datagrams, limit }) => send_and_listen(to, &datagrams, limit),
         Some(Job::HoldLab) => hold_lab(),
+        Some(Job::Boots(boots)) => boots::main(&boots),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -162,6 +166,11 @@ fn send_and_listen(to: SocketAddr, datagrams: &[String], limit: Duration) -> io:
 /// The argument by which the agent makes a lab, says so, and keeps it until it is killed.
 pub fn hold_lab_argument() -> String {
     argument(&Job::HoldLab)
+}
+
+/// The argument by which the agent starts ichord again and again.
+pub(crate) fn boots_argument(boots: Boots) -> String {
+    argument(&Job::Boots(boots))
 }
 
 fn hold_lab() -> io::Result<()> {
