@@ -138,8 +138,9 @@ enum Command {
                             ichorctl -n 10.0.0.2 member remove w-7 --yes")]
     Member(member::MemberArgs),
 
-    /// Begin a network and keep the key of its owner
-    #[command(after_help = "Examples:\n  ichorctl mesh init home\n  ichorctl mesh init -f ichor.yaml")]
+    /// Begin a network, and look how it is
+    #[command(after_help = "Examples:\n  ichorctl mesh init home\n  ichorctl mesh init -f ichor.yaml\n  \
+                            ichorctl -n 10.0.0.2,10.0.0.3 mesh status")]
     Mesh(mesh::MeshArgs),
 
     /// Change the machine configs of nodes with patches
@@ -243,7 +244,7 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
             Ok(Exit::Done)
         }
         Command::Member(args) => args.run(connection).await,
-        Command::Mesh(args) => args.run(),
+        Command::Mesh(args) => args.run(connection).await,
         Command::Patch(command) => command.run(connection).await,
         Command::Plan(command) => command.run(connection).await,
         Command::Read(command) => command.run(connection).await,

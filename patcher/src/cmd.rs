@@ -19,6 +19,7 @@ pub mod machineconfig;
 pub mod member;
 pub mod mesh;
 mod mesh_folder;
+mod mesh_status;
 pub mod patch;
 mod patches;
 pub mod plan;

@@ -280,6 +280,14 @@ fn members_are_listed_from_a_status_and_removed_only_when_meant() {
     assert_eq!(listed[1]["addresses"], serde_json::json!(["10.213.0.2"]));
     assert_eq!(listed[1]["state"], "connected");
 
+    let bad = r#"{"version": "9", "problems": [{"part": "device", "cause": "no TUN"}]}"#;
+    fs::write(home.0.path().join("bad.json"), bad).unwrap();
+    assert!(home.run(&["mesh", "status", "--status", "status.json"]).contains("1 of 1"));
+    let shown = home.output(&["mesh", "status", "--status", "status.json,bad.json"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert_eq!(shown.status.code(), Some(1));
+    assert!(text.lines().nth(1).unwrap().contains("device: no TUN"), "{text}");
+
     let remove = |more: &[&str], code, words: &[&str]| {
         home.refused(&[&["member", "remove", "--status", "status.json"], more].concat(), code, words)
     };

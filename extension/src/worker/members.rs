@@ -68,10 +68,13 @@ pub(super) struct Members {
     pub(super) unsaved: bool,
 }
 
-/// A peer that was heard.
+/// A peer with a session.
 struct Live {
+    /// When it was heard last, as far as was looked.
     at: Instant,
     rx_bytes: u64,
+    /// It has been silent for so long that it is taken to be gone, though its session has not expired.
+    gone: bool,
 }
 
 /// What the data plane is to send.
@@ -286,8 +289,8 @@ impl Members {
     /// Keys were agreed upon with a peer.
     pub(super) fn session_began(&mut self, with: &PublicKey) {
         let Some(identity) = self.by_key.get(with) else { return };
-        let live = Live { at: clock::now(), rx_bytes: 0 };
-        if self.live.insert(*with, live).is_none() {
+        let live = Live { at: clock::now(), rx_bytes: 0, gone: false };
+        if self.live.insert(*with, live).is_none_or(|before| before.gone) {
             self.membership.session_began(*identity, now());
         }
     }
@@ -305,24 +308,36 @@ impl Members {
         let at = clock::now();
         let wanted = self.wanted();
         let mut sends = Vec::new();
-        let known: BTreeMap<_, _> = sessions.iter().map(|peer| (peer.key, peer)).collect();
-        let mut gone = Vec::new();
-        for (key, live) in &mut self.live {
-            let Some(peer) = known.get(key).filter(|peer| peer.has_session) else {
-                gone.push(*key);
+        let (mut began, mut ended) = (Vec::new(), Vec::new());
+        let alive: BTreeMap<_, _> =
+            sessions.iter().filter(|peer| peer.has_session).map(|peer| (peer.key, peer.rx_bytes)).collect();
+        self.live.retain(|key, live| {
+            let stays = alive.contains_key(key);
+            if !stays && !live.gone {
+                ended.push(*key);
+            }
+            stays
+        });
+        for (key, rx_bytes) in &alive {
+            let Some(live) = self.live.get_mut(key) else {
+                began.push((*key, *rx_bytes));
                 continue;
             };
-            if peer.rx_bytes != live.rx_bytes {
-                *live = Live { at, rx_bytes: peer.rx_bytes };
+            if *rx_bytes != live.rx_bytes {
+                if live.gone {
+                    began.push((*key, *rx_bytes));
+                }
+                (live.at, live.rx_bytes) = (at, *rx_bytes);
                 continue;
             }
             let silence = at.saturating_duration_since(live.at);
             // Between others a session without traffic is nothing unusual.
-            if !wanted.contains(key) {
+            if live.gone || !wanted.contains(key) {
                 continue;
             }
             if silence >= GONE_AFTER {
-                gone.push(*key);
+                live.gone = true;
+                ended.push(*key);
             } else if silence >= ASK_AFTER
                 && let Some(identity) = self.by_key.get(key)
             {
@@ -332,29 +347,19 @@ impl Members {
                 sends.push(Send::Control { to: *key, address, payload });
             }
         }
-        for key in gone {
-            self.live.remove(&key);
-            if let Some(identity) = self.by_key.get(&key) {
-                tracing::debug!(peer = %key, "no session any more");
-                self.membership.session_ended(identity);
-            }
+        for identity in ended.iter().filter_map(|key| self.by_key.get(key)) {
+            tracing::debug!(member = %identity, "nothing comes from it any more");
+            self.membership.session_ended(identity);
         }
-        // Who was silent for long and speaks again in the old session.
-        let back = known.values().filter(|peer| peer.has_session && !self.live.contains_key(&peer.key));
-        let back: Vec<_> = back.map(|peer| (peer.key, peer.rx_bytes)).collect();
-        for (key, rx_bytes) in back {
-            let tried = self.tried.get(&key).is_some_and(|tried| *tried + GONE_AFTER > at);
-            if !tried {
-                self.session_began(&key);
-                self.tried.insert(key, at);
-                if let Some(live) = self.live.get_mut(&key) {
-                    live.rx_bytes = rx_bytes;
-                }
+        for (key, rx_bytes) in began {
+            self.session_began(&key);
+            if let Some(live) = self.live.get_mut(&key) {
+                live.rx_bytes = rx_bytes;
             }
         }
         for key in wanted {
             let due = self.tried.get(&key).is_none_or(|tried| at >= *tried + CONNECT_INTERVAL);
-            if !self.live.contains_key(&key) && due {
+            if self.live.get(&key).is_none_or(|live| live.gone) && due {
                 self.tried.insert(key, at);
                 sends.push(Send::Connect(key));
             }

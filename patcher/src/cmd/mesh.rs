@@ -1,4 +1,4 @@
-//! `mesh`: a network and its owner.
+//! `mesh`: a network, its owner, and how it is.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +11,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 
 use super::cluster_file;
+use super::connection::Connection;
+use super::mesh_status::MeshStatus;
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::output::{Format, Output, note};
 use crate::owner::address::{Claim, conflict, propose, usual_claims};
@@ -32,6 +34,12 @@ enum MeshCommand {
                             ichorctl mesh init home --range 10.213.0.0/16 --avoid 10.0.0.0/24 --seed 203.0.113.7:51840\n  \
                             ichorctl mesh init -f ichor.yaml")]
     Init(Init),
+    /// Show what the daemons of nodes say of themselves, what is wrong first
+    ///
+    /// Ends with 1 when one of them has a problem, with 5 when one cannot be asked.
+    #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2,10.0.0.3 mesh status\n  \
+                            ichorctl mesh status --status a.json,b.json -o json")]
+    Status(MeshStatus),
 }
 
 /// Flags of `mesh init`.
@@ -76,10 +84,12 @@ impl MeshArgs {
     ///
     /// # Errors
     ///
-    /// When the range overlaps another one, there is such a mesh already, or the folder cannot be written.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    /// When the range overlaps another one, there is such a mesh already, the folder cannot be written, or no node can be
+    /// asked.
+    pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
         match self.command {
             MeshCommand::Init(command) => command.run(),
+            MeshCommand::Status(command) => command.run(connection).await,
         }
     }
 }
