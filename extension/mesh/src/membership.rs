@@ -155,6 +155,8 @@ pub struct Membership {
     phase: Phase,
     /// Who let us in, until our roster holds all that proves it.
     introducer: Option<(Settled, SignedAnnouncement)>,
+    /// Who answered us when we had a session with nobody that we knew: it is believed until we have caught up.
+    sponsor: Option<IdentityKey>,
     reachable: BTreeSet<IdentityKey>,
     /// Our neighbours, until members come or go.
     ring: Option<BTreeSet<IdentityKey>>,
@@ -205,7 +207,8 @@ impl Membership {
         let mut items: Vec<_> = saved.items.iter().filter_map(open).collect();
         items.push(Item::Settled(Box::new(saved.settled.clone())));
         this.us.settled = Some(saved.settled);
-        // Whatever depends on a later one is taken up in a later round.
+        // Whatever depends on a later one is taken up in a later round. It was all true when it was written down.
+        this.roster.trust(true);
         while items.iter().any(|item| this.roster.apply(item.clone()) == Applied::New) {}
         this.roster.restore_installed(saved.installed);
         this.roster.take_revived();
@@ -234,6 +237,7 @@ impl Membership {
             us: Us { secret, identity, settled: None, announcement, seeds, began_alone: false },
             phase,
             introducer: None,
+            sponsor: None,
             reachable: BTreeSet::new(),
             ring: None,
             answered: Answered::default(),
@@ -257,7 +261,9 @@ impl Membership {
 
     /// This node's record, once it is a member.
     pub fn settled(&self) -> Option<&Settled> {
-        self.us.settled.as_ref()
+        let ours = self.us.settled.as_ref()?;
+        // Others may have admitted us once more.
+        Some(self.roster.settled(&self.us.identity).filter(|known| known.id() == ours.id()).unwrap_or(ours))
     }
 
     /// Whether this node is a member, as far as it knows.
@@ -309,7 +315,7 @@ impl Membership {
         Some(Saved {
             genesis: self.genesis.clone(),
             identity: self.us.secret.clone(),
-            settled: self.us.settled.clone()?,
+            settled: self.settled()?.clone(),
             announcement: self.us.announcement.clone(),
             items: self.roster.items().map(|item| item.to_bytes()).collect(),
             installed: self.roster.members().map(Settled::identity).collect(),
@@ -404,6 +410,7 @@ impl Membership {
         }
         let (digest, bytes) = (item.digest(), item.to_bytes());
         let is_revocation = matches!(&item, Item::Tombstone(tombstone) if tombstone.owner().is_some());
+        self.roster.trust(from.is_some_and(|from| self.is_believed(&from)));
         let applied = self.roster.apply(item.clone());
         if applied == Applied::New {
             if let Item::Announcement(announcement) = &item
@@ -426,6 +433,13 @@ impl Membership {
             self.after_change(now);
         }
         applied
+    }
+
+    /// Until we have caught up, we take from members, and from who let us in, what we cannot prove: what happened before
+    /// we came, or while we were away.
+    fn is_believed(&self, from: &IdentityKey) -> bool {
+        let is_behind = !self.us.began_alone && !self.gossip.has_agreed();
+        is_behind && (self.sponsor == Some(*from) || self.roster.is_member(from))
     }
 
     /// While a session with a machine lasts, no other machine with its identity can make it leave.

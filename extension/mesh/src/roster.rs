@@ -10,7 +10,7 @@
 //!
 //! 1. *Authority.* A member's grant is signed by an owner (once an owner is enough: retiring one does not undo what
 //!    it did), for an address in that owner's range; the member is what the grant says; its admission is signed by
-//!    another member, or by itself for a grant of an exact name.
+//!    another member that was not barred when the member became known, or by itself for a grant of an exact name.
 //! 2. *Tombstones.* A revoked member, or one that left, is barred for good. An expired one is barred until a newer
 //!    announcement of it is heard. What an owner revoked counts no more once that owner's key was stolen.
 //! 3. *Replacement.* A grant may name one incarnation that it replaces; that one is barred as soon as the new one is
@@ -22,6 +22,7 @@
 //!    could make as many as it likes. Members that are gone have used their token all the same.
 //! 5. *Names and addresses.* Whoever is installed stays; the other waits.
 
+mod chain;
 mod item;
 pub mod owners;
 mod resolve;
@@ -89,13 +90,24 @@ pub struct Roster {
     tombstones: BTreeMap<RecordId, SignedTombstone>,
     /// One of each owner, so that none displaces what another said.
     renames: BTreeMap<(IdentityKey, OwnerKey), SignedRename>,
-    pending: BTreeMap<IdentityKey, Settled>,
+    pending: BTreeMap<IdentityKey, Waiting>,
+    trusting: bool,
+    /// Members that were taken up on trust only: we cannot answer for them.
+    on_trust: BTreeSet<IdentityKey>,
     installed: BTreeSet<IdentityKey>,
     status: BTreeMap<IdentityKey, Status>,
     digests: BTreeMap<ItemDigest, ItemKey>,
     index: Index,
     changed: BTreeSet<IdentityKey>,
     revived: Vec<ItemDigest>,
+}
+
+/// A member whose admitter is not known yet.
+#[derive(Debug, Clone)]
+struct Waiting {
+    settled: Settled,
+    /// It was told by one that is believed, see [`Roster::trust`].
+    on_trust: bool,
 }
 
 /// What follows from the records, kept at hand so that an ordinary newcomer does not cost a look at everybody.
@@ -112,6 +124,10 @@ struct Index {
     replaced: BTreeSet<RecordId>,
     /// Identities that some tombstone is about.
     ended: BTreeSet<IdentityKey>,
+    /// Those of them that are gone for good, by tombstones that count.
+    barred: BTreeSet<IdentityKey>,
+    /// The lengths of the chains of admitters that lead.
+    lengths: BTreeMap<IdentityKey, u64>,
 }
 
 impl Index {
@@ -150,6 +166,8 @@ impl Roster {
             tombstones: BTreeMap::new(),
             renames: BTreeMap::new(),
             pending: BTreeMap::new(),
+            trusting: false,
+            on_trust: BTreeSet::new(),
             installed: BTreeSet::new(),
             status: BTreeMap::new(),
             digests: BTreeMap::new(),
@@ -162,6 +180,8 @@ impl Roster {
     /// Makes those of `installed` that may be the ones that are installed, as they were before a restart.
     pub fn restore_installed(&mut self, installed: impl IntoIterator<Item = IdentityKey>) {
         self.installed = installed.into_iter().collect();
+        // What was on disk was known before.
+        self.on_trust.clear();
         self.resolve();
     }
 
@@ -279,7 +299,7 @@ impl Roster {
 
     /// Members whose admitter is not known yet.
     pub fn waiting(&self) -> impl Iterator<Item = &Settled> {
-        self.pending.values()
+        self.pending.values().map(|waiting| &waiting.settled)
     }
 
     /// The record with this identity, installed or not.

@@ -8,8 +8,8 @@ use super::{Event, Membership, Now, Output, Phase};
 use crate::gossip::Message;
 use crate::hello::{Ask, Received};
 use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge};
-use crate::record::OwnerKey;
-use crate::record::receipt::Receipt;
+use crate::record::receipt::{Receipt, SignedReceipt};
+use crate::record::{OwnerKey, RecordId};
 use crate::roster::{Applied, Item, Settled};
 
 /// What is answered to an owner whose operation was taken.
@@ -69,29 +69,44 @@ impl Membership {
         self.us.began_alone = outcome.settled.is_self_admitted();
         self.output.push_back(Output::Event(Event::Joined));
         self.roster.apply(Item::Settled(Box::new(outcome.settled)));
+        // What proves who let us in: the joiner has looked at it. First those that the others depend on.
+        for item in outcome.items.iter().rev().filter(|item| matches!(item, Item::Settled(_))) {
+            self.take(item.clone(), None, now);
+        }
         self.introduce(outcome.items, now);
         self.after_change(now);
     }
 
-    /// Takes what a member sent along with its reply: first its announcement, then its own record, then what proves it.
-    /// We may lack records of others that prove it too, and only this member can give us those. Until it has, it is
-    /// a peer whose data does not count.
+    /// Takes what a member sent along with its reply: its announcement and its own record. Nothing else is believed to
+    /// somebody whom we only know to have a hello key, which the removed have, too; it comes in the session, if we may
+    /// have one. Until what proves that member has come, it is a peer whose data does not count.
     pub(super) fn introduce(&mut self, items: Vec<Item>, now: Now) {
         let settled = items.iter().find_map(|item| match item {
             Item::Settled(settled) => Some((**settled).clone()),
             _ => None,
         });
-        // Members first: who is not known has nothing to announce.
-        for item in items.iter().rev() {
-            self.take(item.clone(), None, now);
-        }
-        let Some(settled) = settled.filter(|settled| self.roster.judge(settled).is_ok()) else { return };
+        let Some(settled) = settled.filter(|settled| self.may_be_member(settled)) else { return };
+        let identity = settled.identity();
         let announcement = items.into_iter().find_map(|item| match item {
-            Item::Announcement(item) if item.identity == settled.identity() => Some(item),
+            Item::Announcement(item) if item.identity == identity => Some(item),
             _ => None,
         });
-        let is_known = self.roster.status(&settled.identity()).is_some();
-        self.introducer = announcement.filter(|_| !is_known).map(|announcement| (settled, announcement));
+        let Some(announcement) = announcement.filter(|_| identity != self.us.identity) else { return };
+        if !self.reachable.iter().any(|member| self.roster.is_member(member)) {
+            self.sponsor = Some(identity);
+        }
+        if self.roster.status(&identity).is_some() {
+            self.take(Item::Announcement(announcement), None, now);
+        } else {
+            self.introducer = Some((settled, announcement));
+        }
+    }
+
+    /// Whether nothing that we know speaks against a member that we do not know, or against who admitted it.
+    fn may_be_member(&self, settled: &Settled) -> bool {
+        let is_barred =
+            [settled.identity(), settled.receipt.admitter].iter().any(|who| self.roster.is_barred(who));
+        !is_barred && self.roster.judge(settled).is_ok()
     }
 
     fn answer(&mut self, received: Received, via: Via, now: Now) -> Option<Vec<u8>> {
@@ -165,23 +180,24 @@ impl Membership {
     }
 
     fn admit(&mut self, request: &Request, now: Now) -> Option<Settled> {
+        now.clock?;
+        // And ourselves.
+        let reach = u16::try_from(self.reachable.len() + 1).unwrap_or(u16::MAX);
+        let receipt = self.sign_receipt(request.member.id, reach, now)?;
+        Some(Settled { grant: request.grant.clone(), member: request.member.clone(), receipt })
+    }
+
+    pub(super) fn sign_receipt(&mut self, member: RecordId, reach: u16, now: Now) -> Option<SignedReceipt> {
         let mut nonce = [0; 16];
         self.rng.fill_bytes(&mut nonce);
-        let receipt = Receipt {
-            member: request.member.id,
-            nonce,
-            time: now.clock?,
-            // And ourselves.
-            reach: u16::try_from(self.reachable.len() + 1).unwrap_or(u16::MAX),
-        };
-        let receipt = receipt.seal(self.roster.network(), &self.us.secret, self.crypto).ok()?;
-        Some(Settled { grant: request.grant.clone(), member: request.member.clone(), receipt })
+        let receipt = Receipt { member, nonce, time: now.clock.unwrap_or(0), reach };
+        receipt.seal(self.roster.network(), &self.us.secret, self.crypto).ok()
     }
 
     /// What a newcomer needs to talk to us, then what proves that we are a member, as far as it fits.
     fn introduction(&self) -> Vec<Vec<u8>> {
         let mut items = Vec::new();
-        let mut next = self.us.settled.clone();
+        let mut next = self.settled().cloned();
         items.extend(self.roster.announcement(&self.us.identity).map(|item| item.envelope.bytes().to_vec()));
         // More than three do not fit into one datagram.
         for _ in 0..3 {

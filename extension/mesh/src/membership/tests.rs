@@ -1,10 +1,11 @@
 use super::*;
 use crate::crypto::ModelCrypto;
 use crate::hello::HelloPublic;
-use crate::join::Via;
+use crate::join::{Reply, Request, Via};
 use crate::key::PublicKey;
 use crate::record::genesis::Owner;
 use crate::record::grant::{Grant, tests::exact};
+use crate::record::receipt::Receipt;
 use crate::record::{OwnerKey, TokenKey};
 use crate::testing::{epoch, secs};
 
@@ -345,4 +346,87 @@ fn an_incarnation_that_seems_to_be_there_is_asked_before_it_is_replaced() {
     newcomer.handle_hello(&admitted, Via::Unicast, at(15));
     assert!(newcomer.is_member());
     assert!(!first.roster().is_member(second.identity()));
+}
+
+/// What a removed member, which has the old hello keys, could answer to somebody who calls: `items`.
+fn answered_by(keys: &HelloKeys, caller: &mut Membership, items: Vec<Vec<u8>>, now: Now) {
+    let hello = hello_of(caller);
+    let network = *caller.roster().network();
+    let received = keys.open(&hello, &network, &ModelCrypto).unwrap();
+    let receipt = Box::new(caller.settled().unwrap().receipt.clone());
+    let ground = HelloKey { epoch: 0, secret: Secret::new([91; 32]) };
+    let reply = Reply::Admitted { receipt, keys: vec![ground], items };
+    let reply = received.reply(&reply.encode(), &ModelCrypto).unwrap();
+    assert!(caller.handle_hello(&reply, Via::Unicast, now).is_none());
+}
+
+#[test]
+fn a_reply_brings_no_record_of_others_and_no_key() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let mut hostile = admit(3, &mut first, at(5));
+    for other in [&mut second, &mut hostile] {
+        meet(&mut first, other, at(6));
+    }
+    meet(&mut second, &mut hostile, at(7));
+    let accomplice = admit_by_force(4, 203, at(8));
+    // The second member was away when the third was removed, and calls for anybody.
+    let saved = second.saved().unwrap();
+    let mut second = Membership::resume(saved, [9; 8], [9; 32], at(100), &ModelCrypto).unwrap();
+    outputs(&mut second);
+    second.handle_timeout(at(102));
+    let keys: Vec<_> = second.hello_keys().iter().cloned().collect();
+    let mut removed = HelloKeys::default();
+    keys.iter().for_each(|key| _ = removed.add(key.clone(), &ModelCrypto));
+    let network = *second.roster().network();
+    let own = hostile.settled().unwrap().to_bytes();
+    let before: Vec<_> = second.roster().digests().collect();
+    let items = vec![own, accomplice.to_bytes(), revocation(first.identity(), &network).to_bytes().to_vec()];
+    answered_by(&removed, &mut second, items, at(102));
+    assert!(second.roster().digests().eq(before));
+    assert!(second.roster().status(&accomplice.identity()).is_none() && second.is_peer(first.identity()));
+    assert!(second.hello_keys().iter().eq(keys.iter()));
+}
+
+/// Member `n`, admitted by whoever has the secret `admitter`.
+fn admit_by_force(n: u8, admitter: u8, now: Now) -> Settled {
+    let mut joiner = joining(n, now);
+    joiner.handle_timeout(now);
+    let mut keys = HelloKeys::default();
+    keys.add(HelloKey { epoch: 0, secret: FIRST_HELLO }, &ModelCrypto);
+    let network = *joiner.roster().network();
+    let received = keys.open(&hello_of(&mut joiner), &network, &ModelCrypto).unwrap();
+    let request =
+        Request::decode(&received.hello.content, &received.hello.signer, &network, &ModelCrypto).unwrap();
+    let receipt = Receipt { member: request.member.id, nonce: [0; 16], time: 0, reach: 9 };
+    let receipt = receipt.seal(&network, &Secret::new([admitter; 32]), &ModelCrypto).unwrap();
+    Settled { grant: request.grant, member: request.member, receipt }
+}
+
+#[test]
+fn whom_a_member_let_in_before_it_was_revoked_another_answers_for() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let mut third = admit(3, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    meet(&mut first, &mut third, at(6));
+    // Only the third hears of the fourth in time.
+    let fourth = Item::Settled(Box::new(admit_by_force(4, 202, at(7)))).to_bytes();
+    third.handle_control(*first.identity(), &Message::Items(vec![&fourth]).encode(), at(7));
+    outputs(&mut third);
+    let network = *first.roster().network();
+    let end = revocation(second.identity(), &network);
+    first.act(end.clone(), at(8));
+    third.act(end, at(8));
+    let member = |membership: &Membership| membership.roster().members().count();
+    assert_eq!((member(&first), member(&third)), (2, 3));
+    talk(&mut first, &mut third, at(8));
+    assert_eq!(member(&first), 2, "the word of the second counts no more");
+    for seconds in 9..60 {
+        third.handle_timeout(at(seconds));
+        first.handle_timeout(at(seconds));
+        talk(&mut first, &mut third, at(seconds));
+    }
+    assert_eq!((member(&first), member(&third)), (3, 3));
+    assert!(first.roster().digests().eq(third.roster().digests()));
 }

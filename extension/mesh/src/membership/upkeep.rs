@@ -28,6 +28,10 @@ const CALL_FIRST: Duration = Duration::from_secs(1);
 const CALL_LONGEST: Duration = Duration::from_secs(30);
 /// Hellos whose replies are still opened.
 const MAX_EXPECTED: usize = 16;
+/// Members that are admitted once more in one round.
+const ANSWER_AT_ONCE: usize = 32;
+/// How long those whom we took up on trust wait for somebody who knew them before.
+const ANSWER_ON_TRUST_AFTER: Duration = Duration::from_secs(60);
 /// Wait before an announcement is answered that somebody else made of this node.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
 
@@ -52,6 +56,8 @@ pub(super) struct Upkeep {
     /// Which of the older hello keys is next.
     hellos: usize,
     expected: VecDeque<Expected>,
+    /// Since when there are members for whom somebody has to answer.
+    unproven_since: Option<Instant>,
 }
 
 impl Upkeep {
@@ -68,6 +74,7 @@ impl Upkeep {
             call_wait: CALL_FIRST,
             hellos: 0,
             expected: VecDeque::new(),
+            unproven_since: None,
         }
     }
 
@@ -168,6 +175,7 @@ impl Membership {
                 self.upkeep.rotate_at = Some(now.instant + ROTATE_AFTER + spread);
             }
             self.let_go(now);
+            self.answer_for_others(now);
             self.meet(now);
         }
     }
@@ -222,11 +230,53 @@ impl Membership {
         }
     }
 
+    // Admitting again
+
+    /// Admits those once more who depend on the word of a barred member, or on nobody's but their own: we knew them
+    /// before. Mostly the next on the ring does it; where that one cannot, anybody does after a while. Who took them up on
+    /// trust itself waits until those that know better had their time: it may be the only one that is left.
+    fn answer_for_others(&mut self, now: Now) {
+        let mut unproven = self.roster.unproven().peekable();
+        if unproven.peek().is_none() || !self.roster.is_member(&self.us.identity) {
+            self.upkeep.unproven_since = None;
+            return;
+        }
+        let since = *self.upkeep.unproven_since.get_or_insert(now.instant);
+        let had_their_time = now.instant.saturating_duration_since(since) >= ANSWER_ON_TRUST_AFTER;
+        let Some(ours) = self.settled() else { return };
+        let crowd = self.roster.members().count() as u32;
+        // Who shares their token could admit as many of them as it likes: better somebody else does, if there is one.
+        let is_like = |settled: &Settled| settled.grant.id == ours.grant.id;
+        let mut found: Vec<Settled> = unproven
+            .filter(|settled| settled.identity() != self.us.identity)
+            .filter(|settled| {
+                had_their_time || !is_like(settled) && self.roster.is_known_for_certain(&settled.identity())
+            })
+            .cloned()
+            .collect();
+        found.retain(|settled| {
+            self.is_next_after(&settled.identity()) || self.rng.next_u32().is_multiple_of(crowd)
+        });
+        for settled in found.into_iter().take(ANSWER_AT_ONCE) {
+            // What others could have seen when it was admitted first has not changed.
+            let reach = settled.receipt.receipt.reach;
+            let Some(receipt) = self.sign_receipt(settled.id(), reach, now) else { return };
+            let again = Settled { receipt, ..settled };
+            if self.roster.helps(&again) {
+                self.take(Item::Settled(Box::new(again)), None, now);
+            }
+        }
+    }
+
     /// Whether nobody between `identity` and us on the ring is there.
     fn is_next_after(&self, identity: &IdentityKey) -> bool {
         let members: Vec<_> = self.roster.members().map(Settled::identity).collect();
-        let Ok(at) = members.binary_search(identity) else { return false };
-        let around = members[at + 1..].iter().chain(&members[..at]);
+        // Also if it is none of the members.
+        let (before, after) = match members.binary_search(identity) {
+            Ok(at) => (&members[..at], &members[at + 1..]),
+            Err(at) => members.split_at(at),
+        };
+        let around = after.iter().chain(before);
         around
             .copied()
             .find(|member| *member == self.us.identity || self.reachable.contains(member))
@@ -291,7 +341,7 @@ impl Membership {
     fn send_meet(&mut self, to: Vec<Destination>, now: Now) {
         // An announcement that is known is stale, and stays unanswered.
         self.announce(now);
-        let Some(settled) = self.us.settled.clone() else { return };
+        let Some(settled) = self.settled().cloned() else { return };
         let network = *self.roster.network();
         let Ok(announcement) = self.us.announcement.seal(&network, &self.us.secret, self.crypto) else {
             return;
@@ -330,8 +380,8 @@ impl Membership {
         let opened = self.upkeep.expected.iter().find_map(|expected| expected.open(datagram, self.crypto));
         let Some(payload) = opened else { return };
         let reply = Reply::decode(&payload, self.roster.network(), self.crypto);
-        let Ok(Reply::Admitted { receipt, keys, items }) = reply else { return };
-        self.take_keys(keys, None);
+        // Keys come in the session: who was removed can still answer what is sealed to an old one.
+        let Ok(Reply::Admitted { receipt, items, .. }) = reply else { return };
         // Who admitted us may be gone, and unknown to others: then this is another admission.
         let settled = self.us.settled.clone().filter(|settled| receipt.receipt.member == settled.id());
         if let Some(settled) = settled.filter(|_| !self.roster.is_member(&self.us.identity)) {

@@ -79,6 +79,8 @@ impl Roster {
 
     /// Works out the status of every record again.
     pub(super) fn resolve(&mut self) {
+        self.index.barred = self.barred();
+        self.index.lengths = self.lengths();
         let mut status = self.ended();
         for (identity, by) in self.replaced() {
             status.entry(identity).or_insert(Status::Replaced { by });
@@ -104,6 +106,9 @@ impl Roster {
             && !self.index.ended.contains(&identity)
             && !self.index.replaced.contains(&newcomer.id())
             && self.renames_of(identity).next().is_none()
+            // Its chain leads, and nobody waits for that of another to do so.
+            && self.length(newcomer).is_some()
+            && self.index.lengths.len() == self.settled.len()
             && self.uses(&newcomer.grant.id) < usize::from(newcomer.grant.grant.uses)
             && !self.index.names.contains_key(&member.name)
             && !self.index.addresses.contains_key(&member.address)
@@ -113,6 +118,9 @@ impl Roster {
     /// Installs a newcomer that is ordinary and was kept.
     pub(super) fn install_ordinary(&mut self, identity: IdentityKey) {
         let Some(settled) = self.settled.get(&identity) else { return };
+        if let Some(length) = self.length(settled) {
+            self.index.lengths.insert(identity, length);
+        }
         self.index.names.insert(settled.member.member.name.clone(), identity);
         self.index.addresses.insert(settled.member.member.address, identity);
         self.installed.insert(identity);

@@ -1,10 +1,9 @@
 //! What each kind of item is checked for, and what it changes.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
 
 use super::owners::Owners;
-use super::{Applied, Item, MAX_PENDING, Refusal, Roster, Settled};
+use super::{Applied, Item, MAX_PENDING, Refusal, Roster, Settled, Waiting};
 use crate::record::announcement::SignedAnnouncement;
 use crate::record::grant::SignedGrant;
 use crate::record::member::SignedMember;
@@ -18,15 +17,33 @@ impl Roster {
         if let Err(refusal) = self.judge(&settled) {
             return Applied::Refused(refusal);
         }
-        let (identity, admitter) = (settled.identity(), settled.receipt.admitter);
-        if admitter != identity && !self.settled.contains_key(&admitter) {
-            if self.pending.len() < MAX_PENDING {
-                self.pending.insert(identity, settled);
-                self.retry_pending();
-            }
+        if !self.is_led(&settled, self.trusting) {
+            self.wait(settled);
             return Applied::Pending;
         }
-        self.settle(settled)
+        if settled.is_self_admitted() || self.settled.contains_key(&settled.receipt.admitter) {
+            if !self.is_led(&settled, false) && !self.settled.contains_key(&settled.identity()) {
+                self.on_trust.insert(settled.identity());
+            }
+            return self.settle(settled);
+        }
+        // It comes with those that waited for it.
+        self.wait(settled);
+        self.retry_pending();
+        Applied::Pending
+    }
+
+    /// Keeps a member until its admitter is known. Of two admissions, the word of a barred member does not displace
+    /// that of another.
+    fn wait(&mut self, settled: Settled) {
+        let identity = settled.identity();
+        let is_barred = self.is_barred(&settled.receipt.admitter);
+        let has_room = self.pending.len() < MAX_PENDING || self.pending.contains_key(&identity);
+        let is_first = !(self.pending.contains_key(&identity) || self.settled.contains_key(&identity));
+        let is_of_use = self.trusting || !is_barred || is_first;
+        if has_room && is_of_use {
+            self.pending.insert(identity, Waiting { settled, on_trust: self.trusting });
+        }
     }
 
     /// Takes a member whose admitter is known.
@@ -193,41 +210,44 @@ impl Roster {
     }
 
     /// Which of two records of one identity stands: that of the later grant, else the admission by itself, which began a
-    /// network and depends on nobody else's, else the better admission. That by another holder of the same token counts
-    /// for less, so that none can talk its like down.
-    fn supersedes(&self, new: &Settled, known: &Settled) -> bool {
+    /// network and depends on nobody else's, else that by a member that is not barred, else the one with the shorter
+    /// chain, else the better admission. That by another holder of the same token counts for less, so that none can
+    /// talk its like down.
+    pub(super) fn supersedes(&self, new: &Settled, known: &Settled) -> bool {
         let order = |settled: &Settled| {
             let serial = std::cmp::Reverse(settled.grant.grant.serial);
-            (serial, !settled.is_self_admitted(), self.is_by_its_like(settled), settled.rank())
+            let is_barred = self.is_barred(&settled.receipt.admitter);
+            let length = self.length(settled).unwrap_or(u64::MAX);
+            (
+                serial,
+                !settled.is_self_admitted(),
+                is_barred,
+                length,
+                self.is_by_its_like(settled),
+                settled.rank(),
+            )
         };
         order(new) < order(known)
     }
 
     /// Takes up members that waited for their admitter.
-    ///
-    /// Two that admitted each other (one asked again while the network was split, and of its two admissions only one
-    /// is kept) wait for each other: it is enough that the records of all admitters are at hand.
     pub(super) fn retry_pending(&mut self) {
-        while let Some(identity) = self.pending.keys().find(|identity| self.is_complete(identity)).copied() {
-            let Some(settled) = self.pending.remove(&identity) else { return };
+        let next = |roster: &Self| {
+            let mut waiting = roster.pending.iter();
+            waiting
+                .find(|(_, next)| roster.is_led(&next.settled, next.on_trust))
+                .map(|(identity, _)| *identity)
+        };
+        while let Some(Waiting { settled, .. }) =
+            next(self).and_then(|identity| self.pending.remove(&identity))
+        {
             let digest = Item::Settled(Box::new(settled.clone())).digest();
+            if !self.is_led(&settled, false) && !self.settled.contains_key(&settled.identity()) {
+                self.on_trust.insert(settled.identity());
+            }
             if self.judge(&settled).is_ok() && self.settle(settled) == Applied::New {
                 self.revived.push(digest);
             }
         }
-    }
-
-    /// Whether the records of the admitter of `waiting`, of its admitter, and so on, are known or waiting, too.
-    fn is_complete(&self, waiting: &IdentityKey) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut next = *waiting;
-        while !self.settled.contains_key(&next) {
-            let Some(settled) = self.pending.get(&next) else { return false };
-            if !seen.insert(next) {
-                return true;
-            }
-            next = settled.receipt.admitter;
-        }
-        true
     }
 }

@@ -259,7 +259,10 @@ proptest! {
         shuffled.sort_by_key(|(_, order)| *order);
         let shuffled: Vec<_> = shuffled.into_iter().map(|(item, _)| item).collect();
         prop_assert_eq!(shuffled.len(), items.len());
+        // As who begins takes them from the others. Who stays by what they sign is in `hostile`.
         let (mut one, mut two) = (roster(), roster());
+        one.trust(true);
+        two.trust(true);
         apply_all(&mut one, &items);
         apply_all(&mut two, &shuffled);
         prop_assert_eq!(view(&one), view(&two));
@@ -279,6 +282,8 @@ proptest! {
             prop_assert_eq!(&roster.index.addresses, &anew.index.addresses);
             prop_assert_eq!(&roster.index.claimed, &anew.index.claimed);
             prop_assert_eq!(&roster.index.uses, &anew.index.uses);
+            prop_assert_eq!(&roster.index.lengths, &anew.index.lengths);
+            prop_assert_eq!(&roster.index.barred, &anew.index.barred);
         }
     }
 

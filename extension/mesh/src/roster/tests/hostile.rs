@@ -158,3 +158,159 @@ fn names_for_those_who_are_unknown_are_not_kept() {
     assert_eq!(roster.apply(rename(9, 1, 1, 1)), Applied::Pending);
     assert_eq!(roster.digests().count(), 0);
 }
+
+/// Gives each of two all that the other has, until neither learns anything.
+fn exchange(one: &mut Roster, two: &mut Roster) {
+    loop {
+        let (ones, twos): (Vec<_>, Vec<_>) = (one.items().collect(), two.items().collect());
+        let new = twos.into_iter().filter(|item| one.apply(item.clone()) == Applied::New).count()
+            + ones.into_iter().filter(|item| two.apply(item.clone()) == Applied::New).count();
+        if new == 0 {
+            return;
+        }
+    }
+}
+
+/// Admits those once more, by `n`, who depend on the word of a barred member.
+fn answer_for_others(roster: &mut Roster, n: u8) {
+    let unproven: Vec<_> = roster.unproven().cloned().collect();
+    for settled in unproven {
+        let receipt =
+            Receipt { member: settled.id(), nonce: [n; 16], time: 0, reach: settled.receipt.receipt.reach };
+        let receipt = receipt.seal(&NETWORK, &identity_secret(n), &ModelCrypto).unwrap();
+        let again = Settled { receipt, ..settled };
+        if roster.helps(&again) && again.identity() != identity(n) {
+            roster.apply(Item::Settled(Box::new(again)));
+        }
+    }
+}
+
+#[test]
+fn the_word_of_one_that_was_revoked_or_left_lets_nobody_in() {
+    for end in [revoked(2, 1), left(2)] {
+        let mut roster = roster();
+        apply_all(&mut roster, &[Admission::of(1, 1).item(), of_pool(2, 1).item(), end]);
+        let before = view(&roster);
+        // With the rest of its own token, with that of another, and by way of one that it made up.
+        let hostile = [of_pool(50, 2), Admission::of(51, 2), Admission::of(52, 51)];
+        for admission in hostile.iter().chain(&hostile) {
+            assert_eq!(roster.apply(admission.item()), Applied::Pending);
+        }
+        assert!(view(&roster) == before);
+    }
+}
+
+#[test]
+fn two_that_admitted_each_other_are_nobody() {
+    let mut roster = roster();
+    apply_all(&mut roster, &[Admission::of(1, 1).item()]);
+    let before = view(&roster);
+    apply_all(&mut roster, &[of_pool(50, 52).item(), of_pool(52, 53).item(), of_pool(53, 50).item()]);
+    assert!(view(&roster) == before);
+}
+
+#[test]
+fn who_was_let_in_before_its_admitter_was_barred_stays_and_comes_to_be_known_to_all() {
+    let known = [Admission::of(1, 1).item(), Admission::of(2, 1).item(), Admission::of(4, 1).item()];
+    let late = [Admission::of(5, 2).item(), Admission::of(7, 5).item()];
+    let (mut one, mut two) = (roster(), roster());
+    apply_all(&mut one, &known);
+    apply_all(&mut two, &known);
+    apply_all(&mut one, &late);
+    apply_all(&mut one, &[revoked(2, 1)]);
+    apply_all(&mut two, &[revoked(2, 1)]);
+    exchange(&mut one, &mut two);
+    assert!(one.is_member(&identity(5)) && one.is_member(&identity(7)));
+    assert!(!two.is_member(&identity(5)), "nobody answers for it yet");
+    let unproven: Vec<_> = one.unproven().map(Settled::identity).collect();
+    assert_eq!(unproven, [identity(5)], "and whoever depends on it is helped with it");
+    answer_for_others(&mut one, 4);
+    exchange(&mut one, &mut two);
+    assert!(two.is_member(&identity(5)) && two.is_member(&identity(7)));
+    assert_eq!(view(&one), view(&two));
+    assert_eq!(one.unproven().count(), 0);
+}
+
+#[test]
+fn nobody_is_evicted_when_the_one_that_began_the_network_is_revoked() {
+    let members: Vec<_> =
+        [(1, 1), (2, 1), (4, 1), (5, 2)].map(|(n, by)| Admission::of(n, by).item()).to_vec();
+    let mut one = roster();
+    apply_all(&mut one, &members);
+    apply_all(&mut one, &[revoked(1, 1)]);
+    assert_eq!(one.members().count(), 3);
+    answer_for_others(&mut one, 2);
+    answer_for_others(&mut one, 4);
+    assert_eq!(one.unproven().count(), 2, "no chain leads any more");
+    let admitters = one.members().map(|settled| settled.receipt.admitter);
+    assert!(admitters.into_iter().all(|admitter| !one.is_barred(&admitter)));
+    // Who begins now believes whom it talks to, and others know everybody.
+    let mut two = roster();
+    two.trust(true);
+    exchange(&mut two, &mut one);
+    assert_eq!(view(&one), view(&two));
+    // Whoever is admitted by one of them is known to all as ever.
+    apply_all(&mut one, &[Admission::of(8, 5).item()]);
+    assert!(one.is_member(&identity(8)));
+}
+
+/// Each node heard of two of four admissions, which would be a circle if all were kept by their reach.
+#[test]
+fn admissions_in_a_circle_are_resolved_in_the_same_way_by_all() {
+    for reach in [[9, 1, 1, 9], [1, 9, 9, 1], [9, 9, 1, 1], [1, 1, 9, 9]] {
+        let of = |n, by, at: usize| Admission { reach: reach[at], ..Admission::of(n, by) }.item();
+        let known = [Admission::of(1, 1).item(), Admission::of(2, 1).item()];
+        let (mut one, mut two) = (roster(), roster());
+        for roster in [&mut one, &mut two] {
+            apply_all(roster, &known);
+        }
+        apply_all(&mut one, &[of(4, 1, 0), of(5, 4, 1)]);
+        apply_all(&mut two, &[of(5, 2, 2), of(4, 5, 3)]);
+        exchange(&mut one, &mut two);
+        assert_eq!(view(&one), view(&two));
+        assert_eq!(one.unproven().count() + two.unproven().count(), 0);
+    }
+}
+
+proptest! {
+    /// Whoever is revoked and whatever comes first: when those with a chain that leads have answered for the others, all
+    /// know the same, and whoever anybody knew before it heard of the end of its admitter.
+    #[test]
+    fn all_come_to_know_the_same_whoever_is_revoked(
+        admitters in proptest::collection::vec((any::<u8>(), any::<u8>(), 0u16..4), 2..10),
+        ends in proptest::collection::vec(any::<u8>(), 1..4),
+        order in proptest::collection::vec(any::<(u64, u64)>(), 40),
+    ) {
+        let mut items = vec![Admission::of(1, 1).item()];
+        for (count, (first, second, reach)) in admitters.iter().enumerate() {
+            let n = count as u8 + 2;
+            // Most are admitted twice.
+            items.push(Admission { reach: *reach, ..Admission::of(n, first % (n - 1) + 1) }.item());
+            items.push(Admission::of(n, second % (n - 1) + 1).item());
+        }
+        let members = admitters.len() as u8 + 1;
+        items.extend(ends.iter().map(|n| revoked(n % (members - 1) + 2, 1)));
+        let sorted = |key: fn(&(u64, u64)) -> u64| {
+            let mut items: Vec<_> = items.iter().cloned().zip(&order).collect();
+            items.sort_by_key(|(_, order)| key(order));
+            items.into_iter().map(|(item, _)| item).collect::<Vec<_>>()
+        };
+        let (mut one, mut two) = (roster(), roster());
+        for item in sorted(|(first, _)| *first) {
+            one.apply(item);
+        }
+        for item in sorted(|(_, second)| *second) {
+            two.apply(item);
+        }
+        let knew: BTreeSet<_> = one.statuses().chain(two.statuses()).map(|(identity, _)| *identity).collect();
+        for _ in 0..members {
+            exchange(&mut one, &mut two);
+            answer_for_others(&mut one, 1);
+            answer_for_others(&mut two, 1);
+        }
+        exchange(&mut one, &mut two);
+        prop_assert_eq!(view(&one), view(&two));
+        prop_assert_eq!(one.unproven().count(), 0);
+        prop_assert!(knew.iter().all(|identity| one.status(identity).is_some()));
+    }
+}
