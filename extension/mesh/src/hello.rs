@@ -16,6 +16,8 @@
 //! The box is sealed with the key that the ephemeral and the hello key agree upon, one key per direction, each used
 //! once. A request is padded to [`REQUEST_LEN`] and a reply is never longer, so nobody is amplified.
 
+use std::collections::BTreeSet;
+
 use rand_chacha::ChaCha12Rng;
 use rand_core::RngCore as _;
 
@@ -124,10 +126,15 @@ pub struct Received {
 pub struct HelloKeys {
     /// Best first.
     keys: Vec<(HelloKey, HelloPublic)>,
+    /// Those that were the first of their epoch here.
+    first: BTreeSet<HelloPublic>,
 }
 
 /// Old hello keys that are kept.
 const MAX_KEYS: usize = 32;
+/// Keys of one epoch that are kept: the first, which join strings were made with, and the best, on which all agree. So
+/// nobody pushes the others out by making up many.
+const MAX_KEYS_OF_AN_EPOCH: usize = 2;
 
 impl HelloKeys {
     /// Adds a key; whether it is new.
@@ -136,10 +143,29 @@ impl HelloKeys {
         if self.keys.iter().any(|(_, known)| *known == public) {
             return false;
         }
+        let same = || self.keys.iter().filter(|(known, _)| known.epoch == key.epoch);
+        match same().count() {
+            0 => _ = self.first.insert(public),
+            count if count >= MAX_KEYS_OF_AN_EPOCH => {
+                if same().any(|(known, _)| known.rank() > key.rank()) {
+                    return false;
+                }
+                self.keys.retain(|(known, public)| known.epoch != key.epoch || self.first.contains(public));
+            }
+            _ => {}
+        }
         self.keys.push((key, public));
         self.keys.sort_by_key(|(key, _)| std::cmp::Reverse(key.rank()));
         self.keys.truncate(MAX_KEYS);
+        self.first.retain(|first| self.keys.iter().any(|(_, known)| known == first));
         self.keys.iter().any(|(_, known)| *known == public)
+    }
+
+    /// Gives up the keys of epochs after `epoch`.
+    pub fn take_after(&mut self, epoch: u64) -> Vec<HelloKey> {
+        let after = self.keys.extract_if(.., |(key, _)| key.epoch > epoch).map(|(key, _)| key).collect();
+        self.first.retain(|first| self.keys.iter().any(|(_, known)| known == first));
+        after
     }
 
     /// The key that new requests are sealed to.
@@ -293,6 +319,22 @@ mod tests {
             keys.add(HelloKey { epoch: *epoch, secret: Secret::new([*epoch as u8 + 1; 32]) }, &RealCrypto);
         }
         keys
+    }
+
+    #[test]
+    fn many_keys_of_one_epoch_push_out_neither_the_first_nor_those_of_others() {
+        let mut keys = keys(&[0, 1, 2]);
+        let first: Vec<_> = keys.iter().cloned().collect();
+        let made_up: Vec<_> =
+            (100..250).map(|n| HelloKey { epoch: 2, secret: Secret::new([n; 32]) }).collect();
+        for key in &made_up {
+            keys.add(key.clone(), &RealCrypto);
+        }
+        assert!(first.iter().all(|key| keys.iter().any(|known| known == key)));
+        assert_eq!(keys.iter().count(), 4);
+        // Whatever came first, all end with the same one.
+        let best = made_up.iter().chain(&first).max_by_key(|key| key.rank());
+        assert_eq!(keys.current().map(|(key, _)| key), best);
     }
 
     fn hello() -> Hello {

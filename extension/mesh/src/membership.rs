@@ -9,6 +9,7 @@
 //! Nothing is answered, and nothing is taken, from who is no peer. Who is barred falls silent.
 
 mod door;
+mod keys;
 mod saved;
 mod upkeep;
 
@@ -32,6 +33,7 @@ use crate::record::tombstone::{End, Tombstone};
 use crate::record::{Envelope, IdentityKey, NetworkId, RecordError};
 use crate::roster::{Applied, Item, Roster, Settled, Status};
 
+use self::keys::EarlyKeys;
 use self::upkeep::Upkeep;
 
 pub use self::saved::SavedError;
@@ -151,6 +153,7 @@ pub struct Membership {
     roster: Roster,
     gossip: Gossip,
     keys: HelloKeys,
+    early: EarlyKeys,
     us: Us,
     phase: Phase,
     /// Who let us in, until our roster holds all that proves it.
@@ -234,6 +237,7 @@ impl Membership {
             roster: Roster::new(decoded, network),
             gossip: Gossip::new(now.instant),
             keys: HelloKeys::default(),
+            early: EarlyKeys::default(),
             us: Us { secret, identity, settled: None, announcement, seeds, began_alone: false },
             phase,
             introducer: None,
@@ -360,7 +364,7 @@ impl Membership {
                     }
                 }
             }
-            Message::HelloKeys(keys) => self.take_keys(keys, Some(from)),
+            Message::HelloKeys(keys) => self.take_keys(keys, Some(from), now),
             Message::Ping(nonce) => self.send(vec![(from, Message::Pong(nonce).encode())]),
             Message::Observed(address) => {
                 self.output.push_back(Output::Event(Event::Observed(address)));
@@ -425,8 +429,11 @@ impl Membership {
             if let Item::Announcement(announcement) = &item {
                 self.upkeep.heard_of(announcement.identity, now.instant);
             }
-            if is_revocation && from.is_none() {
-                self.upkeep.rotate_now(now.instant);
+            if is_revocation {
+                self.look_at_early_keys(now);
+                if from.is_none() {
+                    self.upkeep.rotate_now(now.instant);
+                }
             }
         }
         if matches!(applied, Applied::New | Applied::Pending) {
@@ -534,22 +541,6 @@ impl Membership {
             self.output.push_back(Output::Event(Event::Cloned { instance }));
         }
         self.upkeep.announce_soon(now.instant);
-    }
-
-    fn take_keys(&mut self, keys: Vec<HelloKey>, from: Option<IdentityKey>) {
-        let before = self.keys.current().map(|(_, public)| *public);
-        for key in keys {
-            self.keys.add(key, self.crypto);
-        }
-        let Some((key, public)) = self.keys.current() else { return };
-        if Some(*public) == before {
-            return;
-        }
-        let payload = Zeroizing::new(Message::HelloKeys(vec![key.clone()]).encode());
-        let targets = self.targets();
-        self.send(
-            targets.into_iter().filter(|to| Some(*to) != from).map(|to| (to, payload.to_vec())).collect(),
-        );
     }
 
     // Sending

@@ -430,3 +430,59 @@ fn whom_a_member_let_in_before_it_was_revoked_another_answers_for() {
     assert_eq!((member(&first), member(&third)), (3, 3));
     assert!(first.roster().digests().eq(third.roster().digests()));
 }
+
+fn hello_key(epoch: u64, secret: u8) -> HelloKey {
+    HelloKey { epoch, secret: Secret::new([secret; 32]) }
+}
+
+fn tell_keys(to: &mut Membership, from: &IdentityKey, keys: Vec<HelloKey>, now: Now) {
+    to.handle_control(*from, &Message::HelloKeys(keys).encode(), now);
+}
+
+#[test]
+fn a_hello_key_waits_for_the_revocations_that_it_is_for() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let third = admit(3, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let current = |membership: &Membership| membership.hello_keys().current().unwrap().0.clone();
+    let before = current(&first);
+    // Of an epoch that nobody ever reaches, of very many, and of the one that comes next.
+    let by = *second.identity();
+    tell_keys(&mut first, &by, vec![hello_key(u64::MAX, 40), hello_key(1, 41)], at(6));
+    for epoch in 100..200 {
+        tell_keys(&mut first, &by, vec![hello_key(epoch, 42)], at(6));
+    }
+    assert_eq!(current(&first), before);
+    let network = *first.roster().network();
+    let revoked = revocation(third.identity(), &network).to_bytes();
+    first.handle_control(by, &Message::Items(vec![&revoked]).encode(), at(7));
+    assert_eq!(current(&first), hello_key(1, 41), "the revocation has come");
+
+    // One for revocations that never come is forgotten, and rotation goes on.
+    tell_keys(&mut first, &by, vec![hello_key(2, 43)], at(8));
+    first.handle_timeout(at(700));
+    let end = End::Revoked { identity: *third.identity(), keep_token: true };
+    let another = Tombstone { end, time: 0 }.seal(&network, &OWNER, &ModelCrypto).unwrap();
+    first.act(Item::Tombstone(another), at(701));
+    assert_eq!(current(&first), hello_key(1, 41));
+    first.handle_timeout(at(702));
+    assert_eq!(current(&first).epoch, 2);
+    assert_ne!(current(&first), hello_key(2, 43));
+}
+
+#[test]
+fn who_is_let_in_with_a_key_out_of_reach_finds_the_one_of_the_others() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    second.keys.add(hello_key(u64::MAX, 40), &ModelCrypto);
+    meet(&mut first, &mut second, at(6));
+    for seconds in 7..20 {
+        first.handle_timeout(at(seconds));
+        second.handle_timeout(at(seconds));
+        talk(&mut first, &mut second, at(seconds));
+    }
+    let current = |membership: &Membership| membership.hello_keys().current().unwrap().0.clone();
+    assert_eq!(current(&second), current(&first));
+    assert_eq!(current(&first).epoch, 0);
+}

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use rand_core::RngCore as _;
 
 use super::{Heard, Membership, Now, Output, Phase};
-use crate::crypto::Secret;
-use crate::hello::{Ask, Expected, Hello, HelloKey};
+use crate::hello::{Ask, Expected, Hello};
 use crate::join::{Destination, Reply, Request};
 use crate::record::IdentityKey;
 use crate::record::tombstone::{End, Tombstone};
@@ -165,10 +164,11 @@ impl Membership {
         }
         if self.upkeep.rotate_at.is_some_and(|at| at <= now.instant) {
             self.upkeep.rotate_at = None;
-            self.rotate();
+            self.rotate(now);
         }
         if self.upkeep.round_at <= now.instant {
             self.upkeep.round_at = now.instant + ROUND;
+            self.look_at_early_keys(now);
             if self.owes_rotation() && self.upkeep.rotate_at.is_none() {
                 // Spread, so that one does it and the others hear of it.
                 let spread = Duration::from_millis(u64::from(self.rng.next_u32() % 5_000));
@@ -178,29 +178,6 @@ impl Membership {
             self.answer_for_others(now);
             self.meet(now);
         }
-    }
-
-    // Hello keys
-
-    /// Each revocation makes a new key necessary: the revoked knows the old ones. The epoch counts them.
-    fn owed_epoch(&self) -> u64 {
-        let is_revocation = |end: &End| matches!(end, End::Revoked { .. });
-        self.roster.tombstones().filter(|item| is_revocation(&item.tombstone.end)).count() as u64
-    }
-
-    fn owes_rotation(&self) -> bool {
-        self.keys.current().is_some_and(|(key, _)| key.epoch < self.owed_epoch())
-    }
-
-    fn rotate(&mut self) {
-        // A key that nobody gets to know is worse than none.
-        if !self.owes_rotation() || self.reachable.is_empty() || !self.roster.is_member(&self.us.identity) {
-            return;
-        }
-        let mut secret = [0; 32];
-        self.rng.fill_bytes(&mut secret);
-        let key = HelloKey { epoch: self.owed_epoch(), secret: Secret::new(secret) };
-        self.take_keys(vec![key], None);
     }
 
     // Ephemeral members
