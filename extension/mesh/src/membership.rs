@@ -91,6 +91,12 @@ pub enum Event {
     },
     /// A member sees datagrams of this node come from here.
     Observed(SocketAddr),
+    /// This node has caught up after it joined, and was told of other revocations and departures than the one that made
+    /// its join string knew of. Mostly its maker was behind; but whoever let this node in may hide some.
+    TombstonesDiffer {
+        /// How many this node was told of.
+        told: usize,
+    },
 }
 
 /// A member as the driver configures it.
@@ -143,6 +149,8 @@ struct Us {
     seeds: Vec<SocketAddr>,
     /// Since it started, it began the network: nobody knows more.
     began_alone: bool,
+    /// The sum of the tombstones in the join string, until we can compare it.
+    minted: Option<u64>,
 }
 
 /// The membership of one node.
@@ -183,9 +191,13 @@ impl Membership {
     ) -> Result<Self, JoinError> {
         let genesis = join.genesis.clone();
         let us = (profile.identity.clone(), profile.announcement.clone(), join.seeds.clone());
+        let minted = join.tombstones;
         let joiner = Joiner::new(join, profile, now.instant, crypto)?;
         let phase = Phase::Joining(Box::new(joiner));
-        Self::new(genesis, us, phase, seed, now, crypto).map_err(JoinError::Record)
+        let mut this = Self::new(genesis, us, phase, seed, now, crypto).map_err(JoinError::Record)?;
+        // None were known, or its maker did not ask.
+        this.us.minted = (minted != 0).then_some(minted);
+        Ok(this)
     }
 
     /// A member that was restarted. It gets a new `instance`, and its boot counter rises.
@@ -238,7 +250,7 @@ impl Membership {
             gossip: Gossip::new(now.instant),
             keys: HelloKeys::default(),
             early: EarlyKeys::default(),
-            us: Us { secret, identity, settled: None, announcement, seeds, began_alone: false },
+            us: Us { secret, identity, settled: None, announcement, seeds, began_alone: false, minted: None },
             phase,
             introducer: None,
             sponsor: None,

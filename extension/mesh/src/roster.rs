@@ -292,9 +292,13 @@ impl Roster {
 
     /// A sum of all tombstones that does not depend on their order: two nodes with the same one know the same.
     pub fn tombstone_sum(&self) -> u64 {
-        self.tombstones
-            .values()
-            .fold(0, |sum, item| sum ^ item.id.0.first_chunk().map_or(0, |start| u64::from_le_bytes(*start)))
+        self.tombstone_sum_until(u64::MAX)
+    }
+
+    /// The same of those whose signers say that they are not from after `time`.
+    pub fn tombstone_sum_until(&self, time: u64) -> u64 {
+        let until = self.tombstones.values().filter(|item| item.tombstone.time <= time);
+        until.fold(0, |sum, item| sum ^ item.id.0.first_chunk().map_or(0, |start| u64::from_le_bytes(*start)))
     }
 
     /// Members whose admitter is not known yet.

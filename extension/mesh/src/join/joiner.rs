@@ -13,11 +13,12 @@ use crate::crypto::{Crypto, Secret};
 use crate::hello::{Ask, Expected, Hello, HelloKey};
 use crate::join_string::JoinString;
 use crate::record::announcement::Announcement;
+use crate::record::genesis::Genesis;
 use crate::record::member::{Member, SignedMember};
 use crate::record::name::{Name, NamePattern};
 use crate::record::receipt::Receipt;
 use crate::record::{IdentityKey, NetworkId, RecordError};
-use crate::roster::{Item, Settled};
+use crate::roster::{Item, Refusal, Roster, Settled};
 
 /// Wait after the first request, about.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -125,6 +126,8 @@ pub enum Progress {
 pub struct Joiner {
     join: JoinString,
     network: NetworkId,
+    /// Without members: the owners that the join string names.
+    roster: Roster,
     profile: Profile,
     member: SignedMember,
     pool_attempt: u32,
@@ -147,6 +150,8 @@ impl Joiner {
         crypto: &dyn Crypto,
     ) -> Result<Self, JoinError> {
         let network = join.network();
+        let (genesis, _) = Genesis::open(join.genesis.bytes(), crypto).map_err(JoinError::Record)?;
+        let roster = Roster::new(genesis, network);
         let member = member(&join, &profile, 0, crypto)?;
         let next = now;
         let expected = VecDeque::new();
@@ -154,6 +159,7 @@ impl Joiner {
         Ok(Self {
             join,
             network,
+            roster,
             profile,
             member,
             pool_attempt: 0,
@@ -243,17 +249,53 @@ impl Joiner {
                     receipt: (*receipt).clone(),
                 };
                 let of_us = receipt.receipt.member == self.member.id;
-                let items: Vec<_> =
-                    items.iter().filter_map(|item| Item::open(item, &self.network, crypto).ok()).collect();
-                if !of_us || keys.is_empty() {
+                let admitter = receipt.admitter;
+                let items = items.iter().filter_map(|item| Item::open(item, &self.network, crypto).ok());
+                let proof = self.proof(&admitter, items.collect());
+                let Some(items) = proof.filter(|_| of_us && !keys.is_empty()) else {
                     return Progress::Nothing;
-                }
+                };
                 self.answered = true;
                 let announcement = self.profile.announcement.clone();
-                let admitter = receipt.admitter;
                 Progress::Done(Box::new(Outcome { settled, announcement, keys, items, admitter }))
             }
         }
+    }
+
+    /// What of `items` shows that `admitter` is a member: its announcement, its record, that of its admitter, and so on.
+    /// `None` if they do not.
+    ///
+    /// At least its own record has to be there: that an owner of the genesis granted it its place. How long the chain is
+    /// depends on what fits into a datagram, mostly one or two records, and the grants of owners that were added later
+    /// cannot be judged yet; the rest is told in the first session.
+    fn proof(&self, admitter: &IdentityKey, mut items: Vec<Item>) -> Option<Vec<Item>> {
+        let mut take = |wanted: &dyn Fn(&Item) -> bool| {
+            items.iter().position(wanted).map(|position| items.swap_remove(position))
+        };
+        let mut proof = Vec::new();
+        proof.extend(take(&|item| matches!(item, Item::Announcement(item) if item.identity == *admitter)));
+        let (mut next, mut is_first) = (*admitter, true);
+        while let Some(item) =
+            take(&|item| matches!(item, Item::Settled(settled) if settled.identity() == next))
+        {
+            let Item::Settled(settled) = &item else { return None };
+            let is_granted = match self.roster.judge(settled) {
+                Ok(()) => true,
+                Err(Refusal::NoOwner) => !self.roster.owners().was_one(&settled.grant.owner),
+                Err(_) => false,
+            };
+            if !is_granted {
+                return None;
+            }
+            let (is_founder, above) = (settled.is_self_admitted(), settled.receipt.admitter);
+            proof.push(item);
+            (next, is_first) = (above, false);
+            if is_founder {
+                break;
+            }
+        }
+        let is_somebody_else = *admitter != self.member.identity;
+        (!is_first && is_somebody_else).then_some(proof)
     }
 
     /// Begins the network, if this node may and nobody answered.

@@ -110,7 +110,8 @@ impl World {
         let receipt = Receipt { member: request.member.id, nonce: [0; 16], time: CLOCK, reach: 1 };
         let receipt = receipt.seal(self.roster.network(), &profile(1, None).identity, self.crypto).unwrap();
         let keys = self.keys.iter().cloned().collect();
-        let items = self.roster.members().map(Settled::to_bytes).collect();
+        let first = IdentityKey(self.crypto.signing_public(&profile(1, None).identity));
+        let items = self.roster.settled(&first).map(Settled::to_bytes).into_iter().collect();
         let reply = Reply::Admitted { receipt: Box::new(receipt), keys, items }.encode();
         let datagram = received.reply(&reply, self.crypto).unwrap();
         assert!(datagram.len() <= REQUEST_LEN);
@@ -400,6 +401,34 @@ fn each_request_of_a_stranger_is_answered_once_and_few_are_remembered() {
     }
     assert_eq!(answered.highest.len(), MAX_ANSWERED);
     assert_eq!(answered.order.len(), MAX_ANSWERED);
+}
+
+/// Who knows the hello key, as one that was removed does, but is nobody.
+#[test]
+fn a_receipt_by_somebody_who_does_not_prove_to_be_a_member_is_none() {
+    let mut world = World::new(&ModelCrypto);
+    let network = *world.roster.network();
+    let mut joiner = world.joiner(world.join_string(2, |grant| grant), profile(2, None));
+    let first = world.roster.members().next().unwrap().clone();
+    // A stranger that was granted its place by itself.
+    let mut stranger = world.joiner(world.join_string(9, |grant| grant), profile(9, None));
+    let (_, request, _) = world.ask(&mut stranger, Some(CLOCK));
+    let receipt = Receipt { member: request.member.id, nonce: [0; 16], time: 0, reach: 1 };
+    let receipt = receipt.seal(&network, &profile(1, None).identity, world.crypto).unwrap();
+    let grant = request.grant.grant.seal(&network, &profile(9, None).identity, world.crypto).unwrap();
+    let forged = Settled { grant, member: request.member, receipt };
+    let records = [vec![], vec![first.to_bytes()], vec![forged.to_bytes(), first.to_bytes()]];
+    for (items, by) in records.into_iter().flat_map(|items| [(items.clone(), 9), (items, 2)]) {
+        let (_, request, received) = world.ask(&mut joiner, Some(CLOCK));
+        let receipt = Receipt { member: request.member.id, nonce: [0; 16], time: 0, reach: 1 };
+        let receipt = receipt.seal(&network, &profile(by, None).identity, world.crypto).unwrap();
+        let keys = world.keys.iter().cloned().collect();
+        let reply = Reply::Admitted { receipt: Box::new(receipt), keys, items }.encode();
+        let datagram = received.reply(&reply, world.crypto).unwrap();
+        let progress = joiner.handle_reply(&datagram, world.now, world.crypto);
+        assert!(matches!(progress, Progress::Nothing), "by {by}");
+    }
+    world.admit(&mut joiner);
 }
 
 #[test]

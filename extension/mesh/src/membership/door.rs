@@ -109,6 +109,22 @@ impl Membership {
         !is_barred && self.roster.judge(settled).is_ok()
     }
 
+    /// Compares what we were told with what the maker of our join string knew, once we know what others do. Those that
+    /// came after it are left out as far as their times tell.
+    pub(super) fn compare_with_join_string(&mut self) {
+        let has_caught_up = self.us.began_alone || self.gossip.has_agreed();
+        let Some((sum, settled)) = self.us.minted.filter(|_| has_caught_up).zip(self.settled()) else {
+            return;
+        };
+        let minted = settled.grant.grant.minted;
+        let is_same = sum == self.roster.tombstone_sum() || sum == self.roster.tombstone_sum_until(minted);
+        self.us.minted = None;
+        if !is_same {
+            let told = self.roster.tombstones().count();
+            self.output.push_back(Output::Event(Event::TombstonesDiffer { told }));
+        }
+    }
+
     fn answer(&mut self, received: Received, via: Via, now: Now) -> Option<Vec<u8>> {
         if received.hello.target.is_some_and(|target| target != self.us.identity) {
             return None;

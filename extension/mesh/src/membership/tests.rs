@@ -40,6 +40,10 @@ fn join_string(n: u8, change: impl FnOnce(Grant) -> Grant) -> JoinString {
 }
 
 fn joining(n: u8, now: Now) -> Membership {
+    joining_with(n, join_string(n, |grant| grant), now)
+}
+
+fn joining_with(n: u8, join: JoinString, now: Now) -> Membership {
     let announcement = Announcement {
         sequence: 0,
         wireguard: PublicKey::new([n; 32]),
@@ -50,7 +54,7 @@ fn joining(n: u8, now: Now) -> Membership {
         boot: 0,
     };
     let profile = Profile { identity: Secret::new([200 + n; 32]), name: None, routes: vec![], announcement };
-    Membership::join(join_string(n, |grant| grant), profile, [n; 32], now, &ModelCrypto).unwrap()
+    Membership::join(join, profile, [n; 32], now, &ModelCrypto).unwrap()
 }
 
 fn outputs(membership: &mut Membership) -> Vec<Output> {
@@ -76,7 +80,10 @@ pub(super) fn first() -> Membership {
 
 /// Lets `n` in at `admitter`.
 fn admit(n: u8, admitter: &mut Membership, now: Now) -> Membership {
-    let mut joiner = joining(n, now);
+    admit_this(joining(n, now), admitter, now)
+}
+
+fn admit_this(mut joiner: Membership, admitter: &mut Membership, now: Now) -> Membership {
     joiner.handle_timeout(now);
     let request = hello_of(&mut joiner);
     let reply = admitter.handle_hello(&request, Via::Unicast, now).expect("it is let in");
@@ -485,4 +492,46 @@ fn who_is_let_in_with_a_key_out_of_reach_finds_the_one_of_the_others() {
     let current = |membership: &Membership| membership.hello_keys().current().unwrap().0.clone();
     assert_eq!(current(&second), current(&first));
     assert_eq!(current(&first).epoch, 0);
+}
+
+#[test]
+fn who_is_told_of_other_tombstones_than_its_join_string_knows_says_so() {
+    // None were known when it was made; one was, which the others hide; one was, and another came since.
+    for (hidden, later, says) in [(false, false, false), (true, false, true), (false, true, false)] {
+        let mut first = first();
+        let network = *first.roster().network();
+        let end = |of: u8, time: u64| {
+            let end = End::Revoked { identity: IdentityKey([of; 32]), keep_token: false };
+            Item::Tombstone(Tombstone { end, time }.seal(&network, &OWNER, &ModelCrypto).unwrap())
+        };
+        let minted = join_string(2, |grant| grant).grant.grant.minted;
+        first.act(end(70, minted - 1), at(2));
+        let sum = first.roster().tombstone_sum();
+        if later {
+            first.act(end(71, minted + 50), at(3));
+        }
+        let join = JoinString { tombstones: sum ^ u64::from(hidden), ..join_string(2, |grant| grant) };
+        let mut second = admit_this(joining_with(2, join, at(5)), &mut first, at(5));
+        second.session_began(*first.identity(), at(6));
+        first.session_began(*second.identity(), at(6));
+        let mut said = false;
+        for seconds in 6..30 {
+            first.handle_timeout(at(seconds));
+            second.handle_timeout(at(seconds));
+            for _ in 0..10 {
+                for output in outputs(&mut second) {
+                    said |= matches!(output, Output::Event(Event::TombstonesDiffer { .. }));
+                    if let Output::Control { payload, .. } = output {
+                        first.handle_control(*second.identity(), &payload, at(seconds));
+                    }
+                }
+                for output in outputs(&mut first) {
+                    if let Output::Control { payload, .. } = output {
+                        second.handle_control(*first.identity(), &payload, at(seconds));
+                    }
+                }
+            }
+        }
+        assert_eq!(said, says, "hidden {hidden}, later {later}");
+    }
 }

@@ -169,6 +169,7 @@ impl Membership {
         if self.upkeep.round_at <= now.instant {
             self.upkeep.round_at = now.instant + ROUND;
             self.look_at_early_keys(now);
+            self.compare_with_join_string();
             if self.owes_rotation() && self.upkeep.rotate_at.is_none() {
                 // Spread, so that one does it and the others hear of it.
                 let spread = Duration::from_millis(u64::from(self.rng.next_u32() % 5_000));
