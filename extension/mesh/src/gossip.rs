@@ -44,6 +44,13 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// Others who are remembered to have an item that was asked for.
 const MAX_OTHERS: usize = 3;
 
+/// Bytes that one member may draw from this one in a second, and at once: all that a network of 1,000 members knows takes
+/// some two seconds.
+const BUDGET: usize = 512 * 1024;
+/// Items that are on their way from one member, and from all.
+const MAX_ASKED_OF_ONE: usize = 1024;
+const MAX_ASKED: usize = 8192;
+
 /// Messages to send, each to one member.
 pub type Outbox = Vec<(IdentityKey, Vec<u8>)>;
 
@@ -55,6 +62,8 @@ pub struct Gossip {
     summary_at: Instant,
     again: BTreeMap<IdentityKey, (Instant, u8)>,
     asked: BTreeMap<ItemDigest, Asked>,
+    /// What members may still draw, and since when.
+    budgets: BTreeMap<IdentityKey, (Instant, usize)>,
     agreed: bool,
     /// Where the next comparison of buckets begins.
     turn: usize,
@@ -64,6 +73,8 @@ pub struct Gossip {
 #[derive(Debug)]
 struct Asked {
     at: Instant,
+    /// Who was asked.
+    of: IdentityKey,
     /// Who else has it.
     others: Vec<IdentityKey>,
 }
@@ -77,6 +88,7 @@ impl Gossip {
             summary_at: now + SUMMARY_INTERVAL,
             again: BTreeMap::new(),
             asked: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             agreed: false,
             turn: 0,
         }
@@ -134,6 +146,17 @@ impl Gossip {
         roster: &Roster,
         now: Instant,
     ) -> Outbox {
+        let outbox = self.answer_to(from, message, roster, now);
+        self.within_budget(from, outbox, now)
+    }
+
+    fn answer_to(
+        &mut self,
+        from: IdentityKey,
+        message: &Message<'_>,
+        roster: &Roster,
+        now: Instant,
+    ) -> Outbox {
         match message {
             Message::Summary { .. } if *message == Message::summary(roster) => {
                 self.again.remove(&from);
@@ -152,6 +175,20 @@ impl Gossip {
             | Message::HelloKeys(_)
             | Message::Observed(_) => Vec::new(),
         }
+    }
+
+    /// Leaves out what is more than `to` may draw. It finds out what it lacks, and asks again.
+    fn within_budget(&mut self, to: IdentityKey, mut outbox: Outbox, now: Instant) -> Outbox {
+        let (since, left) = self.budgets.get(&to).copied().unwrap_or((now, BUDGET));
+        let passed = now.saturating_duration_since(since).as_millis().min(1_000) as usize;
+        let mut left = (left + BUDGET / 1_000 * passed).min(BUDGET);
+        outbox.retain(|(_, message)| {
+            let is_within = message.len() <= left;
+            left -= if is_within { message.len() } else { left };
+            is_within
+        });
+        self.budgets.insert(to, (if passed == 0 { since } else { now }, left));
+        outbox
     }
 
     fn compare_buckets(
@@ -211,11 +248,16 @@ impl Gossip {
         now: Instant,
     ) -> Outbox {
         let mut unknown = Vec::new();
+        let of_one = self.asked.values().filter(|asked| asked.of == from).count();
+        let mut room =
+            MAX_ASKED_OF_ONE.saturating_sub(of_one).min(MAX_ASKED.saturating_sub(self.asked.len()));
         for digest in digests.filter(|digest| !roster.knows(*digest)) {
             match self.asked.entry(digest) {
+                Entry::Vacant(_) if room == 0 => {}
                 Entry::Vacant(entry) => {
-                    entry.insert(Asked { at: now, others: Vec::new() });
+                    entry.insert(Asked { at: now, of: from, others: Vec::new() });
                     unknown.push(digest);
+                    room -= 1;
                 }
                 // It is on its way already; if it gets lost, this one has it, too.
                 Entry::Occupied(mut entry) => {
@@ -238,6 +280,7 @@ impl Gossip {
             }
             let other = asked.others.pop().filter(|_| !roster.knows(*digest));
             asked.at = now;
+            asked.of = other.unwrap_or(asked.of);
             other.map(|other| wanted.entry(other).or_default().push(*digest)).is_some()
         });
         let messages = wanted.into_iter();
@@ -263,6 +306,8 @@ impl Gossip {
         now: Instant,
         rng: &mut ChaCha12Rng,
     ) -> Outbox {
+        // Who drew nothing for a second may draw all again.
+        self.budgets.retain(|_, (since, _)| now.saturating_duration_since(*since) < Duration::from_secs(1));
         let mut outbox = self.ask_others(roster, now);
         if self.lazy_at.is_some_and(|at| at <= now) {
             self.lazy_at = None;
@@ -305,8 +350,10 @@ impl Gossip {
 }
 
 fn answer(to: IdentityKey, digests: &[ItemDigest], roster: &Roster) -> Outbox {
+    // Each once, however often it is named.
+    let digests: BTreeSet<_> = digests.iter().collect();
     let items: Vec<_> = digests
-        .iter()
+        .into_iter()
         .take(ITEMS_AT_ONCE)
         .filter_map(|digest| roster.find(*digest))
         .map(|item| item.to_bytes())

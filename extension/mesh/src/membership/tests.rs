@@ -7,6 +7,7 @@ use crate::record::genesis::Owner;
 use crate::record::grant::{Grant, tests::exact};
 use crate::record::receipt::Receipt;
 use crate::record::{OwnerKey, TokenKey};
+use crate::roster::ItemDigest;
 use crate::testing::{epoch, secs};
 
 const CLOCK: u64 = 1_800_000_100;
@@ -534,4 +535,56 @@ fn who_is_told_of_other_tombstones_than_its_join_string_knows_says_so() {
         }
         assert_eq!(said, says, "hidden {hidden}, later {later}");
     }
+}
+
+#[test]
+fn what_a_member_draws_in_answer_is_bounded() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let by = *second.identity();
+    let drawn = |first: &mut Membership, digests: Vec<ItemDigest>, now: Now| {
+        outputs(first);
+        first.handle_control(by, &Message::Want(digests).encode(), now);
+        let outputs = outputs(first).into_iter();
+        outputs
+            .map(|output| if let Output::Control { payload, .. } = output { payload.len() } else { 0 })
+            .sum::<usize>()
+    };
+    let all: Vec<_> = first.roster().digests().collect();
+    let once = drawn(&mut first, all.clone(), at(10));
+    assert!(once > 1000);
+    let often = drawn(&mut first, all.iter().copied().cycle().take(150).collect(), at(20));
+    assert_eq!(often, once, "each item once, however often it is named");
+    let mut total = 0;
+    for _ in 0..2000 {
+        total += drawn(&mut first, all.clone(), at(30));
+    }
+    assert!((500_000..530_000).contains(&total), "{total}");
+    assert_eq!(drawn(&mut first, all, at(32)), once, "later it may ask again");
+}
+
+#[test]
+fn what_a_member_claims_to_have_is_asked_for_within_bounds() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let by = *second.identity();
+    let mut asked = 0;
+    for part in 0..100 {
+        let digests = (0..150).map(|n| ItemDigest(part * 1000 + n)).collect();
+        first.handle_control(by, &Message::Have(digests).encode(), at(7));
+        for output in outputs(&mut first) {
+            let Output::Control { payload, .. } = output else { continue };
+            if let Ok(Message::Want(digests)) = Message::decode(&payload) {
+                asked += digests.len();
+            }
+        }
+    }
+    assert_eq!(asked, 1024);
+    // What does not come is forgotten, and others are heard.
+    first.handle_timeout(at(8));
+    outputs(&mut first);
+    first.handle_control(by, &Message::Have(vec![ItemDigest(9)]).encode(), at(8));
+    assert!(outputs(&mut first).iter().any(|output| matches!(output, Output::Control { .. })));
 }
