@@ -37,6 +37,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 const MAX_AGAIN: u8 = 8;
 /// Buckets whose digests are exchanged at once: bounds the burst that a comparison causes.
 const BUCKETS_AT_ONCE: usize = 8;
+/// Messages with digests that a comparison causes at most: in a large network another part each time.
+const PARTS_AT_ONCE: usize = 32;
 /// Items sent in answer to one message.
 const ITEMS_AT_ONCE: usize = 128;
 /// How long an item that was asked for may be on its way before another is asked.
@@ -67,6 +69,8 @@ pub struct Gossip {
     agreed: bool,
     /// Where the next comparison of buckets begins.
     turn: usize,
+    /// Where the next one of parts of buckets begins.
+    part_turn: usize,
 }
 
 /// An item that was asked for.
@@ -91,6 +95,7 @@ impl Gossip {
             budgets: BTreeMap::new(),
             agreed: false,
             turn: 0,
+            part_turn: 0,
         }
     }
 
@@ -166,7 +171,13 @@ impl Gossip {
             }
             Message::Summary { .. } => vec![(from, Message::buckets(roster).encode())],
             Message::Buckets(theirs) => self.compare_buckets(from, theirs, roster, now),
-            Message::Bucket { index, digests } => self.compare_bucket(from, *index, digests, roster, now),
+            Message::Bucket { index, digests } => {
+                let is_in = |digest: ItemDigest| message::bucket(digest) == usize::from(*index);
+                self.compare_part(from, is_in, digests, roster, now)
+            }
+            Message::Part { first, last, digests } => {
+                self.compare_part(from, |digest| (*first..=*last).contains(&digest), digests, roster, now)
+            }
             Message::Have(digests) => self.ask(from, digests.iter().copied(), roster, now),
             Message::Want(digests) => answer(from, digests, roster),
             Message::Items(_)
@@ -207,7 +218,7 @@ impl Gossip {
         if !buckets.is_empty() {
             self.compare_again(from, now);
         }
-        buckets
+        let parts: Vec<_> = buckets
             .into_iter()
             .flat_map(|index| {
                 let digests: Vec<_> = roster
@@ -216,24 +227,25 @@ impl Gossip {
                     .collect();
                 message::bucket_digests(index, &digests)
             })
-            .map(|message| (from, message))
-            .collect()
+            .collect();
+        let skip = if parts.len() > PARTS_AT_ONCE { self.part_turn % parts.len() } else { 0 };
+        self.part_turn = self.part_turn.wrapping_add(PARTS_AT_ONCE);
+        let around = parts.iter().cycle().skip(skip).take(parts.len().min(PARTS_AT_ONCE));
+        around.map(|message| (from, message.clone())).collect()
     }
 
-    /// They told what they have in one bucket: send what they lack, ask for what we lack.
-    fn compare_bucket(
+    /// They told what they have in one bucket, or a part of it: send what they lack, ask for what we lack.
+    fn compare_part(
         &mut self,
         from: IdentityKey,
-        index: u8,
+        is_in: impl Fn(ItemDigest) -> bool,
         theirs: &[ItemDigest],
         roster: &Roster,
         now: Instant,
     ) -> Outbox {
         let has: BTreeSet<_> = theirs.iter().copied().collect();
-        let lacking: Vec<_> = roster
-            .digests()
-            .filter(|digest| message::bucket(*digest) == usize::from(index) && !has.contains(digest))
-            .collect();
+        let lacking: Vec<_> =
+            roster.digests().filter(|digest| is_in(*digest) && !has.contains(digest)).collect();
         let mut outbox = answer(from, &lacking, roster);
         outbox.extend(self.ask(from, theirs.iter().copied(), roster, now));
         self.compare_again(from, now);

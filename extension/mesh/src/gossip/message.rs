@@ -6,6 +6,7 @@
 //!  3 buckets    sum (8) * 64                   7 ping     nonce (8)
 //!  4 bucket     index (1), digest (8)*         8 pong     nonce (8)
 //!  9 hello keys (epoch (8), secret (32))*     10 observed family, address, port
+//! 11 part       first (8), last (8), digest (8)*
 //! ```
 //!
 //! Numbers are little-endian. A sum is the exclusive or of digests.
@@ -37,6 +38,9 @@ const PING: u8 = 7;
 const PONG: u8 = 8;
 const HELLO_KEYS: u8 = 9;
 const OBSERVED: u8 = 10;
+const PART: u8 = 11;
+/// Digests in one part.
+const MAX_PART: usize = (MAX_PAYLOAD - 17) / 8;
 
 /// A message, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +56,19 @@ pub enum Message<'a> {
     },
     /// The same, in 64 sums.
     Buckets(Box<[u64; BUCKETS]>),
-    /// All digests of one bucket, or a part of them.
+    /// All digests of one bucket.
     Bucket {
         /// Which bucket.
         index: u8,
+        /// The digests in it.
+        digests: Vec<ItemDigest>,
+    },
+    /// All digests of a part of a bucket that has too many for one message.
+    Part {
+        /// The least digest that it covers.
+        first: ItemDigest,
+        /// The greatest one.
+        last: ItemDigest,
         /// The digests in it.
         digests: Vec<ItemDigest>,
     },
@@ -103,6 +116,14 @@ impl<'a> Message<'a> {
                 }
                 Self::Bucket { index: *index, digests: digests_of(digests)? }
             }
+            PART => match numbers(body).as_deref() {
+                Some([first, last, digests @ ..]) => Self::Part {
+                    first: ItemDigest(*first),
+                    last: ItemDigest(*last),
+                    digests: digests.iter().copied().map(ItemDigest).collect(),
+                },
+                _ => return Err(BadMessage),
+            },
             HAVE => Self::Have(digests_of(body)?),
             WANT => Self::Want(digests_of(body)?),
             PING => Self::Ping(u64::from_le_bytes(body.try_into().map_err(|_| BadMessage)?)),
@@ -150,6 +171,10 @@ impl<'a> Message<'a> {
                 bytes
             }
             Self::Bucket { index, digests } => digests_after(vec![BUCKET, *index], digests),
+            Self::Part { first, last, digests } => {
+                let range = [&[PART][..], &first.0.to_le_bytes(), &last.0.to_le_bytes()].concat();
+                digests_after(range, digests)
+            }
             Self::Have(digests) => digests_after(vec![HAVE], digests),
             Self::Want(digests) => digests_after(vec![WANT], digests),
             Self::Ping(nonce) => [&[PING][..], &nonce.to_le_bytes()].concat(),
@@ -213,11 +238,24 @@ pub(super) fn want(digests: &[ItemDigest]) -> Vec<Vec<u8>> {
     digests.chunks(MAX_DIGESTS).map(|part| Message::Want(part.to_vec()).encode()).collect()
 }
 
-/// The digests of one bucket. One that is empty is said, too. One that is too long for a message is cut: what is left
-/// out looks as if it were lacking, is sent for nothing, and known.
+/// The digests of one bucket, in order. One that is empty is said, too. One that is too long for a message is said in
+/// parts, which say where they begin and end: each can be compared alone.
 pub(super) fn bucket_digests(index: u8, digests: &[ItemDigest]) -> Vec<Vec<u8>> {
-    let part = digests.get(..MAX_DIGESTS).unwrap_or(digests);
-    vec![Message::Bucket { index, digests: part.to_vec() }.encode()]
+    if digests.len() <= MAX_DIGESTS {
+        return vec![Message::Bucket { index, digests: digests.to_vec() }.encode()];
+    }
+    let begin = u64::from(index) << 58;
+    let end = begin | ((1 << 58) - 1);
+    let parts = digests.chunks(MAX_PART).enumerate();
+    parts
+        .map(|(n, part)| {
+            let first = if n == 0 { begin } else { part.first().map_or(begin, |first| first.0) };
+            let next = digests.get((n + 1) * MAX_PART);
+            let last = next.map_or(end, |next| next.0.saturating_sub(1));
+            Message::Part { first: ItemDigest(first), last: ItemDigest(last), digests: part.to_vec() }
+                .encode()
+        })
+        .collect()
 }
 
 fn split_items(mut body: &[u8]) -> Option<Vec<&[u8]>> {
@@ -253,6 +291,7 @@ mod tests {
             Message::Summary { count: 3, sum: 0x0102_0304_0506_0708 },
             Message::Buckets(Box::new([7; BUCKETS])),
             Message::Bucket { index: 63, digests: vec![ItemDigest(1), ItemDigest(2)] },
+            Message::Part { first: ItemDigest(1), last: ItemDigest(9), digests: vec![ItemDigest(5)] },
             Message::Have(vec![ItemDigest(9)]),
             Message::Want(vec![]),
             Message::Ping(5),

@@ -6,7 +6,7 @@ use crate::key::PublicKey;
 use crate::record::genesis::Owner;
 use crate::record::grant::{Grant, tests::exact};
 use crate::record::receipt::Receipt;
-use crate::record::{OwnerKey, TokenKey};
+use crate::record::{OwnerKey, RecordId, TokenKey};
 use crate::roster::ItemDigest;
 use crate::testing::{epoch, secs};
 
@@ -587,4 +587,32 @@ fn what_a_member_claims_to_have_is_asked_for_within_bounds() {
     outputs(&mut first);
     first.handle_control(by, &Message::Have(vec![ItemDigest(9)]).encode(), at(8));
     assert!(outputs(&mut first).iter().any(|output| matches!(output, Output::Control { .. })));
+}
+
+#[test]
+fn two_that_differ_in_very_many_records_come_to_know_the_same() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let network = *first.roster().network();
+    // All in one bucket, several times more than one message holds.
+    let in_first_bucket = (0u32..).filter_map(|n| {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        let end = End::Token(RecordId(id));
+        let item = Item::Tombstone(Tombstone { end, time: 0 }.seal(&network, &OWNER, &ModelCrypto).unwrap());
+        (item.digest().0 >> 58 == 0).then_some(item)
+    });
+    for (n, item) in in_first_bucket.take(1200).enumerate() {
+        let roster = if n % 3 == 0 { &mut first.roster } else { &mut second.roster };
+        assert_eq!(roster.apply(item), Applied::New);
+    }
+    meet(&mut first, &mut second, at(6));
+    for quarter in 0..40 {
+        let now = Now { instant: at(6).instant + std::time::Duration::from_millis(quarter * 250), ..at(6) };
+        first.handle_timeout(now);
+        second.handle_timeout(now);
+        talk(&mut first, &mut second, now);
+    }
+    assert_eq!(first.roster().tombstones().count(), 1200);
+    assert!(first.roster().digests().eq(second.roster().digests()));
 }
