@@ -437,6 +437,12 @@ impl Members {
                     "another machine uses this node's identity: reset the state of the copy".into(),
                 );
             }
+            Event::TombstonesDiffer { told } => {
+                tracing::warn!(
+                    told,
+                    "the maker of the join string knew of other removals than this node was told of"
+                );
+            }
             Event::Observed(address) => tracing::debug!(%address, "seen from outside"),
         }
         self.unsaved = true;
