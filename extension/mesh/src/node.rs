@@ -248,10 +248,15 @@ impl<N: Noise> Node<N> {
         }
     }
 
-    /// Sets where the peer says that it may be reached, best first. Where it was heard goes on carrying traffic.
+    /// Sets where the peer says that it may be reached, best first. Where it was heard goes on carrying traffic while
+    /// there is a session; without one a handshake that runs starts anew when the candidates are other ones now.
     pub fn set_candidates(&mut self, id: PeerId, candidates: Vec<SocketAddr>, now: Instant) {
         if let Some(peer) = self.peer_mut(id) {
-            peer.paths.set_candidates(candidates);
+            let lost = !peer.has_session(now);
+            if lost {
+                peer.timers.attempt_over();
+            }
+            peer.paths.set_candidates(candidates, lost);
             self.reschedule(id, now);
         }
     }

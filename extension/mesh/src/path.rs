@@ -55,7 +55,11 @@ impl Paths {
     }
 
     /// Sets where the peer says that it may be reached, best first. Where it was heard goes on carrying traffic.
-    pub(crate) fn set_candidates(&mut self, candidates: Vec<SocketAddr>) {
+    /// That is as good as any candidate if it is `lost` and the candidates are other ones now.
+    pub(crate) fn set_candidates(&mut self, candidates: Vec<SocketAddr>, lost: bool) {
+        if lost && self.candidates != candidates {
+            self.heard = false;
+        }
         self.candidates = candidates;
         if !self.heard {
             self.primary = self.candidates.first().copied().map(CandidatePair::to);
@@ -125,7 +129,7 @@ mod tests {
     #[test]
     fn who_was_never_heard_is_looked_for_at_several_candidates_at_once() {
         let mut paths = Paths::default();
-        paths.set_candidates((1..=6).map(|port| pair(port).remote).collect());
+        paths.set_candidates((1..=6).map(|port| pair(port).remote).collect(), false);
         let ports = |paths: &Paths, tries| -> Vec<u16> {
             paths.for_initiation(tries).iter().map(|pair| pair.remote.port()).collect()
         };
@@ -134,9 +138,12 @@ mod tests {
         paths.heard(&pair(9));
         assert_eq!(ports(&paths, 0), [9]);
         assert_eq!(ports(&paths, 3), [1, 2, 3, 4]);
-        paths.set_candidates(vec![]);
+        paths.set_candidates(vec![], false);
         assert_eq!(ports(&paths, 3), [9]);
         assert_eq!(paths.primary(), Some(&pair(9)));
+        // It moved while there was no session.
+        paths.set_candidates(vec![pair(7).remote], true);
+        assert_eq!(ports(&paths, 0), [7]);
     }
 
     #[test]

@@ -268,6 +268,7 @@ impl Worker {
             peers: peers::changes(&self.applied.peers, &wanted),
             ..uapi::SetRequest::default()
         };
+        let mut again: Vec<PublicKey> = Vec::new();
         let moved = peers::moved(&self.applied.peers, &wanted);
         let mut fresh: Vec<PublicKey> =
             wanted.keys().filter(|key| !self.applied.peers.contains_key(*key)).copied().collect();
@@ -279,6 +280,8 @@ impl Worker {
             // Sessions with all members of a large network are not needed; those that were there before a restart are.
             let kept = members.wanted();
             fresh.retain(|key| kept.contains(key));
+            // Who is somewhere else now is worth another try at once.
+            again.extend(moved.iter().map(|(key, _)| *key).filter(|key| kept.contains(key)));
         }
         let restored: Vec<_> =
             fresh.iter().filter_map(|key| Some((*key, self.endpoints.get(key)?))).collect();
@@ -300,8 +303,12 @@ impl Worker {
                     }
                     // A peer that had a session with the process before us sends into it until we say hello.
                     driver.with_node(|node, sink, now| {
-                        for peer in fresh.iter().filter_map(|key| node.peer(key)).collect::<Vec<_>>() {
-                            node.connect(peer, now, sink);
+                        for peer in
+                            fresh.iter().chain(&again).filter_map(|key| node.peer(key)).collect::<Vec<_>>()
+                        {
+                            if !node.peer_status(peer, now).is_some_and(|status| status.has_session) {
+                                node.connect(peer, now, sink);
+                            }
                         }
                     });
                     std::io::Result::Ok(())
