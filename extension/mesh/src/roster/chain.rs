@@ -129,7 +129,7 @@ impl Roster {
     /// Whether `settled` may be taken up: its admitter is known and not barred, or waits for one that is, and so on.
     ///
     /// Where all of them were told on trust it is enough that their records are at hand, also if they admitted each
-    /// other.
+    /// other. Where no chain leads to a founder any more, they may have admitted each other, too: members do so then.
     pub(super) fn is_led(&self, settled: &Settled, on_trust: bool) -> bool {
         let mut seen = BTreeSet::from([settled.identity()]);
         let (mut next, mut on_trust) = (settled, on_trust);
@@ -142,12 +142,16 @@ impl Roster {
                 return true;
             }
             if !seen.insert(admitter) {
-                return on_trust;
+                return on_trust || self.is_without_founder();
             }
             let Some(waiting) = self.pending.get(&admitter) else { return false };
             next = &waiting.settled;
             on_trust &= waiting.on_trust;
         }
         true
+    }
+
+    fn is_without_founder(&self) -> bool {
+        !self.settled.is_empty() && self.index.lengths.keys().all(|identity| self.is_barred(identity))
     }
 }
