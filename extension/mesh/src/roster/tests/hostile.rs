@@ -254,6 +254,16 @@ fn nobody_is_evicted_when_the_one_that_began_the_network_is_revoked() {
     assert!(one.is_member(&identity(8)));
 }
 
+#[test]
+fn where_no_founder_is_left_members_that_admitted_each_other_are_taken_up() {
+    let mut roster = roster();
+    apply_all(&mut roster, &[Admission::of(1, 1).item(), Admission::of(2, 1).item(), revoked(1, 1)]);
+    apply_all(&mut roster, &[Admission::of(4, 5).item(), Admission::of(5, 4).item()]);
+    assert!(roster.is_member(&identity(4)) && roster.is_member(&identity(5)));
+    // The word of the founder itself counts for nobody new all the same.
+    assert_eq!(roster.apply(Admission::of(7, 1).item()), Applied::Pending);
+}
+
 /// Each node heard of two of four admissions, which would be a circle if all were kept by their reach.
 #[test]
 fn admissions_in_a_circle_are_resolved_in_the_same_way_by_all() {
