@@ -16,7 +16,7 @@ use ichor_mesh::key::PublicKey;
 use ichor_mesh::membership::{Membership, Now, Output as Said, Saved};
 use ichor_mesh::record::announcement::Announcement;
 use ichor_tests::boots::{self, Boots};
-use ichor_tests::netns::in_lab;
+use ichor_tests::netns::{in_lab, until_succeeds};
 use ichor_tests::probe::{self, Capture};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_lab-agent");
@@ -106,16 +106,6 @@ async fn until_whole(node: &Node, members: usize) -> Result<(), LabError> {
 async fn mesh(node: &Node) -> Result<Vec<IpAddr>, LabError> {
     let addresses = node.status().await?.addresses;
     Ok(addresses.iter().filter_map(|net| net.split('/').next()?.parse().ok()).collect())
-}
-
-/// Runs `command` in `node` until it succeeds. Starting a program paces it.
-async fn until_succeeds(node: &Node, command: &str) -> Result<(), LabError> {
-    let succeeds = async {
-        while !node.command(["sh", "-c", command]).output().await?.exit.success() {}
-        Ok(())
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(15), succeeds).await;
-    waited.unwrap_or_else(|_| panic!("`{command}` never succeeded in {}", node.name()))
 }
 
 async fn assert_reaches(from: &Node, to: &Node) -> Result<(), LabError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use ichor_lab::traffic::{self, Ping, Tcp, Udp};
 use ichor_lab::{Builder, Family, Lab, LabError, LinkEventKind, Nat, Node, NodeSpec, Shape, Site, Topology};
-use ichor_tests::netns::in_lab;
+use ichor_tests::netns::{in_lab, until_succeeds};
 use ichor_tests::peers::{Device, PORT};
 use ichor_tests::probe::{self, Capture};
 
@@ -39,16 +39,6 @@ async fn assert_reaches(from: &Node, to: &Node) -> Result<(), LabError> {
     let (from, to) = (from.name(), to.name());
     assert!(pinged.iter().all(|pinged| pinged.received > 0), "from {from} to {to}: {pinged:?}");
     Ok(())
-}
-
-/// Runs `command` in `node` until it succeeds. Starting a program paces it.
-async fn until_succeeds(node: &Node, command: &str) -> Result<(), LabError> {
-    let succeeds = async {
-        while !node.command(["sh", "-c", command]).output().await?.exit.success() {}
-        Ok(())
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(15), succeeds).await;
-    waited.unwrap_or_else(|_| panic!("`{command}` never succeeded in {}", node.name()))
 }
 
 // ichord tunnel

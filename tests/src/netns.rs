@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use ichor_lab::{Builder, Lab, LabError};
+use ichor_lab::{Builder, Lab, LabError, Node};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -26,6 +26,22 @@ pub fn in_lab(agent: &str, builder: Builder, test: impl AsyncFnOnce(&Lab) -> Res
             panic!("{error}");
         }
     });
+}
+
+/// Runs the shell's `command` in `node` until it succeeds. Starting a program paces it.
+///
+/// # Errors
+/// [`LabError::Failed`] if it cannot be run.
+///
+/// # Panics
+/// When it did not succeed in time.
+pub async fn until_succeeds(node: &Node, command: &str) -> Result<(), LabError> {
+    let succeeds = async {
+        while !node.command(["sh", "-c", command]).output().await?.exit.success() {}
+        Ok(())
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(15), succeeds).await;
+    waited.unwrap_or_else(|_| panic!("`{command}` never succeeded in {}", node.name()))
 }
 
 /// Runs `work` on a runtime of its own.
