@@ -1,0 +1,264 @@
+//! What members with bad intent say, and how little of it counts.
+
+use super::*;
+
+/// What a removed member, which has the old hello keys, could answer to somebody who calls: `items`.
+fn answered_by(keys: &HelloKeys, caller: &mut Membership, items: Vec<Vec<u8>>, now: Now) {
+    let hello = hello_of(caller);
+    let network = *caller.roster().network();
+    let received = keys.open(&hello, &network, &ModelCrypto).unwrap();
+    let receipt = Box::new(caller.settled().unwrap().receipt.clone());
+    let ground = HelloKey { epoch: 0, secret: Secret::new([91; 32]) };
+    let reply = Reply::Admitted { receipt, keys: vec![ground], items };
+    let reply = received.reply(&reply.encode(), &ModelCrypto).unwrap();
+    assert!(caller.handle_hello(&reply, Via::Unicast, now).is_none());
+}
+
+#[test]
+fn a_reply_brings_no_record_of_others_and_no_key() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let mut hostile = admit(3, &mut first, at(5));
+    for other in [&mut second, &mut hostile] {
+        meet(&mut first, other, at(6));
+    }
+    meet(&mut second, &mut hostile, at(7));
+    let accomplice = admit_by_force(4, 203, at(8));
+    // The second member was away when the third was removed, and calls for anybody.
+    let saved = second.saved().unwrap();
+    let mut second = Membership::resume(saved, [9; 8], [9; 32], at(100), &ModelCrypto).unwrap();
+    outputs(&mut second);
+    second.handle_timeout(at(102));
+    let keys: Vec<_> = second.hello_keys().iter().cloned().collect();
+    let mut removed = HelloKeys::default();
+    keys.iter().for_each(|key| _ = removed.add(key.clone(), &ModelCrypto));
+    let network = *second.roster().network();
+    let own = hostile.settled().unwrap().to_bytes();
+    let before: Vec<_> = second.roster().digests().collect();
+    let items = vec![own, accomplice.to_bytes(), revocation(first.identity(), &network).to_bytes().to_vec()];
+    answered_by(&removed, &mut second, items, at(102));
+    assert!(second.roster().digests().eq(before));
+    assert!(second.roster().status(&accomplice.identity()).is_none() && second.is_peer(first.identity()));
+    assert!(second.hello_keys().iter().eq(keys.iter()));
+}
+
+/// Member `n`, admitted by whoever has the secret `admitter`.
+fn admit_by_force(n: u8, admitter: u8, now: Now) -> Settled {
+    let mut joiner = joining(n, now);
+    joiner.handle_timeout(now);
+    let mut keys = HelloKeys::default();
+    keys.add(HelloKey { epoch: 0, secret: FIRST_HELLO }, &ModelCrypto);
+    let network = *joiner.roster().network();
+    let received = keys.open(&hello_of(&mut joiner), &network, &ModelCrypto).unwrap();
+    let request =
+        Request::decode(&received.hello.content, &received.hello.signer, &network, &ModelCrypto).unwrap();
+    let receipt = Receipt { member: request.member.id, nonce: [0; 16], time: 0, reach: 9 };
+    let receipt = receipt.seal(&network, &Secret::new([admitter; 32]), &ModelCrypto).unwrap();
+    Settled { grant: request.grant, member: request.member, receipt }
+}
+
+#[test]
+fn whom_a_member_let_in_before_it_was_revoked_another_answers_for() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let mut third = admit(3, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    meet(&mut first, &mut third, at(6));
+    // Only the third hears of the fourth in time.
+    let fourth = Item::Settled(Box::new(admit_by_force(4, 202, at(7)))).to_bytes();
+    third.handle_control(*first.identity(), &Message::Items(vec![&fourth]).encode(), at(7));
+    outputs(&mut third);
+    let network = *first.roster().network();
+    let end = revocation(second.identity(), &network);
+    first.act(end.clone(), at(8));
+    third.act(end, at(8));
+    let member = |membership: &Membership| membership.roster().members().count();
+    assert_eq!((member(&first), member(&third)), (2, 3));
+    talk(&mut first, &mut third, at(8));
+    assert_eq!(member(&first), 2, "the word of the second counts no more");
+    for seconds in 9..60 {
+        third.handle_timeout(at(seconds));
+        first.handle_timeout(at(seconds));
+        talk(&mut first, &mut third, at(seconds));
+    }
+    assert_eq!((member(&first), member(&third)), (3, 3));
+    assert!(first.roster().digests().eq(third.roster().digests()));
+}
+
+fn hello_key(epoch: u64, secret: u8) -> HelloKey {
+    HelloKey { epoch, secret: Secret::new([secret; 32]) }
+}
+
+fn tell_keys(to: &mut Membership, from: &IdentityKey, keys: Vec<HelloKey>, now: Now) {
+    to.handle_control(*from, &Message::HelloKeys(keys).encode(), now);
+}
+
+#[test]
+fn a_hello_key_waits_for_the_revocations_that_it_is_for() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let third = admit(3, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let current = |membership: &Membership| membership.hello_keys().current().unwrap().0.clone();
+    let before = current(&first);
+    // Of an epoch that nobody ever reaches, of very many, and of the one that comes next.
+    let by = *second.identity();
+    tell_keys(&mut first, &by, vec![hello_key(u64::MAX, 40), hello_key(1, 41)], at(6));
+    for epoch in 100..200 {
+        tell_keys(&mut first, &by, vec![hello_key(epoch, 42)], at(6));
+    }
+    assert_eq!(current(&first), before);
+    let network = *first.roster().network();
+    let revoked = revocation(third.identity(), &network).to_bytes();
+    first.handle_control(by, &Message::Items(vec![&revoked]).encode(), at(7));
+    assert_eq!(current(&first), hello_key(1, 41), "the revocation has come");
+
+    // One for revocations that never come is forgotten, and rotation goes on.
+    tell_keys(&mut first, &by, vec![hello_key(2, 43)], at(8));
+    first.handle_timeout(at(700));
+    let end = End::Revoked { identity: *third.identity(), keep_token: true };
+    let another = Tombstone { end, time: 0 }.seal(&network, &OWNER, &ModelCrypto).unwrap();
+    first.act(Item::Tombstone(another), at(701));
+    assert_eq!(current(&first), hello_key(1, 41));
+    first.handle_timeout(at(702));
+    assert_eq!(current(&first).epoch, 2);
+    assert_ne!(current(&first), hello_key(2, 43));
+}
+
+#[test]
+fn who_is_let_in_with_a_key_out_of_reach_finds_the_one_of_the_others() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    second.keys.add(hello_key(u64::MAX, 40), &ModelCrypto);
+    meet(&mut first, &mut second, at(6));
+    for seconds in 7..20 {
+        first.handle_timeout(at(seconds));
+        second.handle_timeout(at(seconds));
+        talk(&mut first, &mut second, at(seconds));
+    }
+    let current = |membership: &Membership| membership.hello_keys().current().unwrap().0.clone();
+    assert_eq!(current(&second), current(&first));
+    assert_eq!(current(&first).epoch, 0);
+}
+
+#[test]
+fn who_is_told_of_other_tombstones_than_its_join_string_knows_says_so() {
+    // None were known when it was made; one was, which the others hide; one was, and another came since.
+    for (hidden, later, says) in [(false, false, false), (true, false, true), (false, true, false)] {
+        let mut first = first();
+        let network = *first.roster().network();
+        let end = |of: u8, time: u64| {
+            let end = End::Revoked { identity: IdentityKey([of; 32]), keep_token: false };
+            Item::Tombstone(Tombstone { end, time }.seal(&network, &OWNER, &ModelCrypto).unwrap())
+        };
+        let minted = join_string(2, |grant| grant).grant.grant.minted;
+        first.act(end(70, minted - 1), at(2));
+        let sum = first.roster().tombstone_sum();
+        if later {
+            first.act(end(71, minted + 50), at(3));
+        }
+        let join = JoinString { tombstones: sum ^ u64::from(hidden), ..join_string(2, |grant| grant) };
+        let mut second = admit_this(joining_with(2, join, at(5)), &mut first, at(5));
+        second.session_began(*first.identity(), at(6));
+        first.session_began(*second.identity(), at(6));
+        let mut said = false;
+        for seconds in 6..30 {
+            first.handle_timeout(at(seconds));
+            second.handle_timeout(at(seconds));
+            for _ in 0..10 {
+                for output in outputs(&mut second) {
+                    said |= matches!(output, Output::Event(Event::TombstonesDiffer { .. }));
+                    if let Output::Control { payload, .. } = output {
+                        first.handle_control(*second.identity(), &payload, at(seconds));
+                    }
+                }
+                for output in outputs(&mut first) {
+                    if let Output::Control { payload, .. } = output {
+                        second.handle_control(*first.identity(), &payload, at(seconds));
+                    }
+                }
+            }
+        }
+        assert_eq!(said, says, "hidden {hidden}, later {later}");
+    }
+}
+
+#[test]
+fn what_a_member_draws_in_answer_is_bounded() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let by = *second.identity();
+    let drawn = |first: &mut Membership, digests: Vec<ItemDigest>, now: Now| {
+        outputs(first);
+        first.handle_control(by, &Message::Want(digests).encode(), now);
+        let outputs = outputs(first).into_iter();
+        outputs
+            .map(|output| if let Output::Control { payload, .. } = output { payload.len() } else { 0 })
+            .sum::<usize>()
+    };
+    let all: Vec<_> = first.roster().digests().collect();
+    let once = drawn(&mut first, all.clone(), at(10));
+    assert!(once > 1000);
+    let often = drawn(&mut first, all.iter().copied().cycle().take(150).collect(), at(20));
+    assert_eq!(often, once, "each item once, however often it is named");
+    let mut total = 0;
+    for _ in 0..2000 {
+        total += drawn(&mut first, all.clone(), at(30));
+    }
+    assert!((500_000..530_000).contains(&total), "{total}");
+    assert_eq!(drawn(&mut first, all, at(32)), once, "later it may ask again");
+}
+
+#[test]
+fn what_a_member_claims_to_have_is_asked_for_within_bounds() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let by = *second.identity();
+    let mut asked = 0;
+    for part in 0..100 {
+        let digests = (0..150).map(|n| ItemDigest(part * 1000 + n)).collect();
+        first.handle_control(by, &Message::Have(digests).encode(), at(7));
+        for output in outputs(&mut first) {
+            let Output::Control { payload, .. } = output else { continue };
+            if let Ok(Message::Want(digests)) = Message::decode(&payload) {
+                asked += digests.len();
+            }
+        }
+    }
+    assert_eq!(asked, 1024);
+    // What does not come is forgotten, and others are heard.
+    first.handle_timeout(at(8));
+    outputs(&mut first);
+    first.handle_control(by, &Message::Have(vec![ItemDigest(9)]).encode(), at(8));
+    assert!(outputs(&mut first).iter().any(|output| matches!(output, Output::Control { .. })));
+}
+
+#[test]
+fn two_that_differ_in_very_many_records_come_to_know_the_same() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let network = *first.roster().network();
+    // All in one bucket, several times more than one message holds.
+    let in_first_bucket = (0u32..).filter_map(|n| {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        let end = End::Token(RecordId(id));
+        let item = Item::Tombstone(Tombstone { end, time: 0 }.seal(&network, &OWNER, &ModelCrypto).unwrap());
+        (item.digest().0 >> 58 == 0).then_some(item)
+    });
+    for (n, item) in in_first_bucket.take(1200).enumerate() {
+        let roster = if n % 3 == 0 { &mut first.roster } else { &mut second.roster };
+        assert_eq!(roster.apply(item), Applied::New);
+    }
+    meet(&mut first, &mut second, at(6));
+    for quarter in 0..40 {
+        let now = Now { instant: at(6).instant + std::time::Duration::from_millis(quarter * 250), ..at(6) };
+        first.handle_timeout(now);
+        second.handle_timeout(now);
+        talk(&mut first, &mut second, now);
+    }
+    assert_eq!(first.roster().tombstones().count(), 1200);
+    assert!(first.roster().digests().eq(second.roster().digests()));
+}
