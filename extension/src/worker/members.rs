@@ -21,7 +21,7 @@ use ichor_mesh::membership::{Event, Membership, Now, Output};
 use ichor_mesh::record::announcement::Announcement;
 use ichor_mesh::record::name::Name;
 use ichor_mesh::record::{IdentityKey, NetworkId};
-use ichor_mesh::roster::{Settled, Status as Standing};
+use ichor_mesh::roster::{Problem, Settled, Status as Standing};
 use ichor_mesh::status::PeerStatus;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
@@ -191,12 +191,17 @@ impl Members {
 
     /// What an owner should look at, and why this node is no member.
     pub(super) fn problems(&self) -> Vec<String> {
-        let conflicts = self
-            .membership
-            .roster()
-            .problems()
-            .into_iter()
-            .map(|problem| format!("{problem:?}; an owner decides: ichorctl member list"));
+        let roster = self.membership.roster();
+        let conflicts = roster.problems().into_iter().map(|problem| match problem {
+            Problem::Conflict { waiting, installed } => format!(
+                "{} wants the name or address of {} and waits; who is to go: ichorctl member remove",
+                waiting,
+                self.name_of(&installed)
+            ),
+            Problem::Overused { refused, grant } => format!(
+                "token {grant} was used more often than granted, {refused} was refused: somebody may have stolen it"
+            ),
+        });
         let waiting = "this node is no member yet, and asks to be let in".to_owned();
         let obstacle = self.obstacle.clone().or_else(|| self.us().is_none().then_some(waiting));
         obstacle.into_iter().chain(conflicts).collect()
@@ -387,12 +392,6 @@ impl Members {
     }
 
     fn note(&mut self, event: Event) {
-        let name = |identity: &IdentityKey| {
-            let roster = self.membership.roster();
-            roster
-                .settled(identity)
-                .map_or_else(|| identity.to_string(), |settled| roster.name(settled).to_string())
-        };
         match event {
             Event::Joined => {
                 tracing::info!(network = %self.network().1, "joined");
@@ -410,7 +409,7 @@ impl Members {
             Event::Changed(identity) => {
                 let standing = self.membership.roster().status(&identity);
                 tracing::info!(
-                    member = name(&identity),
+                    member = self.name_of(&identity),
                     standing = standing_label(standing),
                     "member changed"
                 );
@@ -446,6 +445,14 @@ impl Members {
             Event::Observed(address) => tracing::debug!(%address, "seen from outside"),
         }
         self.unsaved = true;
+    }
+
+    /// The name of a member; of who is none, the identity.
+    fn name_of(&self, identity: &IdentityKey) -> String {
+        let roster = self.membership.roster();
+        roster
+            .settled(identity)
+            .map_or_else(|| identity.to_string(), |settled| roster.name(settled).to_string())
     }
 
     fn set_obstacle(&mut self, obstacle: String) {

@@ -1,4 +1,5 @@
-//! Any bytes as an item of membership, as a gossip message and as a hello, at a small roster. Nothing may panic, and
+//! Any bytes as an item of membership, as a gossip message, as a hello, as what is on a disk and as a join string, at a
+//! small roster. Nothing may panic, and
 //! nothing is ever installed: neither the fuzzer nor whoever signed the seeds knows the key of the owner.
 #![no_main]
 
@@ -7,6 +8,8 @@ use std::cell::RefCell;
 use ichor_mesh::crypto::{Crypto as _, RealCrypto, Secret};
 use ichor_mesh::gossip::{Gossip, Message};
 use ichor_mesh::hello::{HelloKey, HelloKeys};
+use ichor_mesh::join_string::JoinString;
+use ichor_mesh::membership::Saved;
 use ichor_mesh::record::genesis::{Genesis, Owner};
 use ichor_mesh::record::{IdentityKey, NetworkId, OwnerKey};
 use ichor_mesh::roster::{Item, Roster};
@@ -62,5 +65,7 @@ fuzz_target!(|data: &[u8]| {
         }
         assert_eq!(roster.members().count(), 0);
         let _ = Genesis::open(data, &RealCrypto);
+        let _ = Saved::decode(data, &RealCrypto);
+        let _ = std::str::from_utf8(data).map(|text| JoinString::decode(text, &RealCrypto));
     });
 });
