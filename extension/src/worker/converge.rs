@@ -173,6 +173,8 @@ impl Worker {
             }
         }
         (self.applied.listen_port, self.applied.fwmark) = (Some(port), mark);
+        // Other sockets listen to no segment yet.
+        self.applied.segments.clear();
         tracing::info!(port, "listening");
         Ok(())
     }
