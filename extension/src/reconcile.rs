@@ -30,7 +30,7 @@ pub(crate) struct Observed {
     pub(crate) routes: BTreeMap<IpNet, Option<IpAddr>>,
     /// Prefixes that are directly reachable on other interfaces.
     pub(crate) connected: BTreeSet<IpNet>,
-    /// Addresses of other interfaces that are not the host's own business.
+    /// Addresses of interfaces that lead out of the host.
     pub(crate) underlay: Underlay,
 }
 

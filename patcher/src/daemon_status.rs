@@ -1,7 +1,9 @@
 //! What the daemon of a node says of itself. Every field may be missing: the daemon may be of another version.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
+use anyhow::Context as _;
 use serde::Deserialize;
 
 use crate::api::NodeClient;
@@ -75,6 +77,21 @@ pub struct Peer {
     /// Its addresses.
     #[serde(rename = "allowedIPs")]
     pub allowed_ips: Vec<String>,
+}
+
+/// Reads what `ichord status` printed into a file; `-` is standard input.
+///
+/// # Errors
+///
+/// When the file cannot be read, or is no status.
+pub fn from_file(path: &Path) -> anyhow::Result<DaemonStatus> {
+    let text = if path.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin().lock())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let text = text.with_context(|| format!("failed to read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no status of ichord", path.display()))
 }
 
 /// Asks the daemon of a node.

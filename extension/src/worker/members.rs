@@ -381,8 +381,7 @@ impl Members {
                 Output::Control { to, payload } => {
                     let roster = self.membership.roster();
                     let address = roster.ula().control_address(&to);
-                    let key = self.by_key.iter().find(|(_, identity)| **identity == to).map(|(key, _)| *key);
-                    sends.extend(key.map(|to| Send::Control { to, address, payload }));
+                    sends.extend(self.key_of(&to).map(|to| Send::Control { to, address, payload }));
                 }
                 Output::Hello { to, datagram } => sends.push(Send::Hello { to, datagram }),
                 Output::Event(event) => self.note(event),
@@ -413,9 +412,9 @@ impl Members {
                     standing = standing_label(standing),
                     "member changed"
                 );
-                if let Some(key) = self.by_key.iter().find(|(_, known)| **known == identity) {
+                if let Some(key) = self.key_of(&identity) {
                     // It may be somewhere else now: no need to wait.
-                    self.tried.remove(&key.0.clone());
+                    self.tried.remove(&key);
                 }
                 self.changed = true;
             }
@@ -445,6 +444,11 @@ impl Members {
             Event::Observed(address) => tracing::debug!(%address, "seen from outside"),
         }
         self.unsaved = true;
+    }
+
+    /// The key by which a peer is reached.
+    fn key_of(&self, identity: &IdentityKey) -> Option<PublicKey> {
+        self.by_key.iter().find(|(_, known)| *known == identity).map(|(key, _)| *key)
     }
 
     /// The name of a member; of who is none, the identity.

@@ -73,6 +73,7 @@ impl Worker {
             drops.insert("tun_write".to_owned(), stats.tun_write_failed);
             drops.insert("tun_read".to_owned(), stats.tun_read_malformed);
             drops.insert("udp_send".to_owned(), stats.udp_send_failed);
+            drops.insert("mail".to_owned(), stats.mail_lost);
             drops.retain(|_, count| *count > 0);
             (peers, drops)
         });

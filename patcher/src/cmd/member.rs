@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use ichor_mesh::crypto::RealCrypto;
 use ichor_mesh::record::genesis::UlaPlan;
@@ -116,16 +115,10 @@ impl MemberArgs {
 
 impl Seen {
     async fn status(&self, connection: &Connection, command: &str) -> anyhow::Result<DaemonStatus> {
-        let Some(path) = &self.status else {
-            return daemon_status::read(&connection.session()?.single(command)?).await;
-        };
-        let text = if path.as_os_str() == "-" {
-            std::io::read_to_string(std::io::stdin().lock())
-        } else {
-            std::fs::read_to_string(path)
-        };
-        let text = text.with_context(|| format!("failed to read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no status of ichord", path.display()))
+        match &self.status {
+            Some(path) => daemon_status::from_file(path),
+            None => daemon_status::read(&connection.session()?.single(command)?).await,
+        }
     }
 }
 

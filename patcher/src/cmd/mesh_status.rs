@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
@@ -83,8 +82,5 @@ impl MeshStatus {
 }
 
 fn read(path: &Path) -> anyhow::Result<Row> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-    let status = serde_json::from_str(&text);
-    let status = status.with_context(|| format!("{} is no status of ichord", path.display()))?;
-    Ok(Row::of(path.display().to_string(), status))
+    Ok(Row::of(path.display().to_string(), daemon_status::from_file(path)?))
 }
