@@ -14,6 +14,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::dns::ZoneName;
+
 /// Where Talos mounts the file.
 pub const TALOS_PATH: &str = "/usr/local/etc/ichor/ichord.yaml";
 /// Where it is on other systems.
@@ -38,6 +40,9 @@ pub struct Config {
     /// MTU of the interface in bytes.
     #[serde(default = "defaults::mtu")]
     pub mtu: Mtu,
+    /// TCP port of the metrics, on the loopback and the mesh addresses. 0 for none.
+    #[serde(default = "defaults::metrics_port")]
+    pub metrics_port: u16,
     /// Mark of outgoing datagrams, for policy routing. 0 for none.
     #[serde(default)]
     pub fwmark: u32,
@@ -69,6 +74,18 @@ pub struct MeshConfig {
     /// Where this node may be reached beside its own addresses: a forwarded port, for example.
     #[serde(default)]
     pub endpoints: Vec<SocketAddr>,
+    /// Whether, and how, questions about the names of members are answered.
+    #[serde(default)]
+    pub dns: Option<DnsConfig>,
+}
+
+/// Answers to DNS questions, on port 53 of this node's mesh addresses only. Nothing of the host's resolver is touched.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DnsConfig {
+    /// The zone: members are NAME.ZONE.
+    pub zone: ZoneName,
 }
 
 impl fmt::Debug for MeshConfig {
@@ -78,6 +95,7 @@ impl fmt::Debug for MeshConfig {
             .field("name", &self.name)
             .field("routes", &self.routes)
             .field("endpoints", &self.endpoints)
+            .field("dns", &self.dns)
             .finish_non_exhaustive()
     }
 }
@@ -408,6 +426,10 @@ mod defaults {
         51840
     }
 
+    pub(super) fn metrics_port() -> u16 {
+        51841
+    }
+
     /// 1500 less the IPv6 and UDP headers and those of WireGuard.
     pub(super) fn mtu() -> Mtu {
         Mtu(1420)
@@ -440,8 +462,16 @@ mod tests {
     fn the_example_is_right_and_shows_every_key() {
         let text = include_str!("../../docs/examples/ichord.yaml");
         // A new field does not compile here until the example shows it.
-        let Config { interface: _, listen_port, mtu: _, fwmark: _, state_directory: _, static_mesh, mesh } =
-            Config::parse(text).unwrap();
+        let Config {
+            interface: _,
+            listen_port,
+            mtu: _,
+            metrics_port: _,
+            fwmark: _,
+            state_directory: _,
+            static_mesh,
+            mesh,
+        } = Config::parse(text).unwrap();
         assert!(mesh.is_none(), "static peers exclude it; docs/examples/ichord-mesh.yaml shows it");
         assert_eq!(listen_port, 51840);
         let StaticMesh { private_key_file, addresses, peers } = static_mesh.unwrap();
@@ -456,7 +486,7 @@ mod tests {
         } = &peers[0];
         assert!(preshared_key_file.is_some() && endpoint.is_some() && !allowed_ips.is_empty());
         assert_eq!(*persistent_keepalive, 25);
-        for key in ["interface", "listenPort", "mtu", "fwmark", "stateDirectory"] {
+        for key in ["interface", "listenPort", "mtu", "metricsPort", "fwmark", "stateDirectory"] {
             assert!(text.lines().any(|line| line.starts_with(&format!("{key}:"))), "{key}");
         }
     }
@@ -464,7 +494,9 @@ mod tests {
     #[test]
     fn the_example_of_a_member_is_right_and_shows_every_key() {
         let text = include_str!("../../docs/examples/ichord-mesh.yaml");
-        let MeshConfig { join, name, routes, endpoints } = Config::parse(text).unwrap().mesh.unwrap();
+        let MeshConfig { join, name, routes, endpoints, dns } = Config::parse(text).unwrap().mesh.unwrap();
+        let DnsConfig { zone } = dns.unwrap();
+        assert_eq!(format!("{zone:?}"), "home.internal.");
         assert!(join.is_some() && name.is_some() && !routes.is_empty() && !endpoints.is_empty());
     }
 

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dns;
 pub mod driver;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
@@ -15,6 +16,7 @@ pub mod telemetry;
 pub mod uapi;
 
 mod keeper;
+mod metrics;
 mod parent;
 mod reconcile;
 mod store;

@@ -35,6 +35,18 @@ pub enum State {
     Running,
 }
 
+impl State {
+    /// A stable name for metrics.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Degraded => "degraded",
+            Self::Running => "running",
+        }
+    }
+}
+
 /// A snapshot of the daemon. Contains no secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -104,6 +116,54 @@ pub struct Network {
     pub incarnation: Option<String>,
     /// How many members it has, this node included.
     pub members: usize,
+    /// Members that claim what others have, or that were let in once too often: an owner decides.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub conflicts: Vec<Conflict>,
+    /// Who decides about members, most senior first; also those that do not any more.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub owners: Vec<Owner>,
+    /// The public half of the key that strangers with a join string, and owners, speak to: 64 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hello_key: Option<String>,
+    /// A sum of all removals that are known: 16 hexadecimal digits. Two members with the same one know the same.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tombstones: Option<String>,
+}
+
+/// A member that is not installed, and why an owner should look at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Conflict {
+    /// The key that it has.
+    pub identity: String,
+    /// The id of its record.
+    pub incarnation: String,
+    /// The name that it claims.
+    pub name: String,
+    /// The IPv4 address that it claims.
+    pub address: String,
+    /// The id of the token that let it in.
+    pub token: String,
+    /// The identity of the member that has the name or address; nothing if the token was used too often.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub with: Option<String>,
+}
+
+/// An owner of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Owner {
+    /// Its public key: 64 hexadecimal digits.
+    pub key: String,
+    /// The addresses that it gives out.
+    pub range: String,
+    /// `active`, `retired`, or `void` when its key was stolen.
+    pub standing: String,
+    /// Who added it, unless it was there from the beginning.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub added_by: Option<String>,
 }
 
 /// One peer.
@@ -132,6 +192,15 @@ pub struct Peer {
     /// Its addresses.
     #[serde(rename = "allowedIPs")]
     pub allowed_ips: Vec<String>,
+    /// The version of its daemon; only members say it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<String>,
+    /// Microseconds of the last round trip to it that was measured, through the tunnel and the daemons.
+    #[serde(rename = "rttMicros", skip_serializing_if = "Option::is_none", default)]
+    pub rtt_micros: Option<u64>,
+    /// Seconds since the Unix epoch since when it is there, or is not any more.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub since: Option<u64>,
     /// Bytes received from it.
     pub rx_bytes: u64,
     /// Bytes sent to it.

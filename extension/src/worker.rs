@@ -11,6 +11,7 @@ mod members;
 mod names;
 mod peers;
 mod report;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
@@ -18,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -32,6 +34,7 @@ use self::members::Members;
 use self::names::{Name, Resolved};
 use self::peers::Peers;
 use self::report::{publish, serve_status};
+use self::services::{Services, View};
 use crate::config::Config;
 use crate::driver::{Driver, DriverHandle, Mail, Stopped};
 use crate::io::netlink::Netlink;
@@ -103,6 +106,8 @@ struct Worker {
     kernel_notes: Option<mpsc::Receiver<()>>,
     applied: Applied,
     members: Option<Members>,
+    view: watch::Sender<Arc<View>>,
+    services: Services,
     endpoints: Endpoints,
     /// They changed since they were left with the parent, and since they were saved.
     endpoints_moved: bool,
@@ -150,6 +155,7 @@ impl Worker {
         keeper: Option<Keeper>,
         kept: BTreeMap<String, OwnedFd>,
     ) -> anyhow::Result<Self> {
+        let (view, receiver) = watch::channel(Arc::new(View { status: Status::starting(), zone: None }));
         Ok(Self {
             config_path,
             stamp: None,
@@ -163,6 +169,8 @@ impl Worker {
             kernel_notes: None,
             applied: Applied::default(),
             members: None,
+            view,
+            services: Services::new(receiver),
             endpoints: Endpoints::default(),
             endpoints_moved: false,
             endpoints_dirty: false,
@@ -185,8 +193,7 @@ impl Worker {
         let mut hangup = signal(SignalKind::hangup())?;
         let (answers_sender, mut answers) = mpsc::channel(64);
         tokio::spawn(names::run(self.wanted_names.subscribe(), answers_sender));
-        let (status_sender, status_receiver) = watch::channel(String::new());
-        serve_status(&self.runtime_directory, status_receiver);
+        serve_status(&self.runtime_directory, self.view.subscribe());
         let mut server = None;
 
         let mut look_at_file = tokio::time::interval(FILE_INTERVAL);
@@ -221,7 +228,7 @@ impl Worker {
                 publish_soon = false;
                 let snapshot = self.snapshot().await;
                 publish(&self.runtime_directory, &snapshot);
-                status_sender.send_replace(snapshot.to_json());
+                self.view.send_replace(Arc::new(View { status: snapshot, zone: self.zone() }));
             }
             let converge_now = Some(Instant::now());
             let members_due = self.members.as_ref().and_then(Members::deadline).map(Instant::from_std);

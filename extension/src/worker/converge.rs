@@ -1,7 +1,7 @@
 //! The parts of [`Worker::converge`]: each compares what should be with what is, and does only the difference.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::endpoints::Endpoints;
 use super::members::{LAN, Members, candidates};
 use super::peers::{self, PeerSpec, Peers};
+use super::services::Kind;
 use super::{FIRST_RETRY, KEPT_UDP4, KEPT_UDP6, MAX_RETRY, Worker};
 use crate::clock;
 use crate::config::{Config, Endpoint, StaticMesh};
@@ -24,6 +25,9 @@ use crate::io::tun::{Queues, Tun};
 use crate::reconcile::{self, Desired, Observed, Underlay};
 use crate::store::{Loaded, Store};
 use crate::{random, uapi};
+
+/// Where questions about names are answered (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
 
 impl Worker {
     /// Brings every part in line; when to try again if one failed.
@@ -40,6 +44,7 @@ impl Worker {
         let membership = self.ensure_membership(&config).await;
         let peers = self.ensure_peers(&config, &mesh).await;
         let network = if device.is_ok() { self.ensure_network(&config, &mesh).await } else { Ok(()) };
+        let services = if network.is_ok() { self.ensure_services(&config).await } else { Ok(()) };
         self.ensure_found(&config).await;
         // Not failures: to try again is the membership's own concern.
         match self.members.as_ref().map(Members::problems).unwrap_or_default() {
@@ -56,6 +61,7 @@ impl Worker {
             ("membership", membership),
             ("peers", peers),
             ("network", network),
+            ("services", services),
         ] {
             match result {
                 Ok(()) => {
@@ -341,7 +347,7 @@ impl Worker {
                 .peers
                 .values()
                 .flat_map(|peer| peer.endpoint.iter().chain(&peer.candidates))
-                .map(std::net::SocketAddr::ip)
+                .map(SocketAddr::ip)
                 .collect(),
         };
         self.applied.underlay = self.underlay(&observed);
@@ -359,6 +365,21 @@ impl Worker {
 }
 
 impl Worker {
+    /// Serves what is to be served, on the addresses that the interface has by now.
+    async fn ensure_services(&mut self, config: &Config) -> anyhow::Result<()> {
+        let ours = self.addresses(config.static_mesh.as_ref());
+        let ours: Vec<IpAddr> = ours.iter().map(IpNet::addr).collect();
+        let mut wanted = BTreeSet::new();
+        if config.metrics_port != 0 {
+            let all = ours.iter().copied().chain([Ipv4Addr::LOCALHOST.into()]);
+            wanted.extend(all.map(|ip| (Kind::Metrics, SocketAddr::new(ip, config.metrics_port))));
+        }
+        if config.mesh.as_ref().is_some_and(|mesh| mesh.dns.is_some()) {
+            wanted.extend(ours.iter().map(|ip| (Kind::Dns, SocketAddr::new(*ip, DNS_PORT))));
+        }
+        self.services.ensure(&wanted).await
+    }
+
     /// The addresses that the interface is to have.
     pub(super) fn addresses(&self, mesh: Option<&StaticMesh>) -> BTreeSet<IpNet> {
         let of_member = self.members.as_ref().map(Members::addresses).unwrap_or_default();

@@ -5,6 +5,8 @@
 
 pub(super) mod candidates;
 mod disk;
+mod sessions;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,14 +20,15 @@ use ichor_mesh::join::{Destination, Profile, Via};
 use ichor_mesh::join_string::JoinString;
 use ichor_mesh::key::PublicKey;
 use ichor_mesh::membership::{Event, Membership, Now, Output};
+use ichor_mesh::record::IdentityKey;
 use ichor_mesh::record::announcement::Announcement;
 use ichor_mesh::record::name::Name;
-use ichor_mesh::record::{IdentityKey, NetworkId};
-use ichor_mesh::roster::{Problem, Settled, Status as Standing};
+use ichor_mesh::roster::{Settled, Status as Standing};
 use ichor_mesh::status::PeerStatus;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+use self::sessions::Sessions;
 use super::peers::{PeerSpec, Peers};
 use crate::config::MeshConfig;
 use crate::driver::{LanGroups, Mail};
@@ -44,11 +47,6 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const PLAUSIBLE_CLOCK: u64 = 1_767_225_600;
 /// How often neighbours hear of each other when there is nothing to say.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Silence after which a neighbour is asked whether it is there, and after which it is not.
-const ASK_AFTER: Duration = Duration::from_secs(25);
-const GONE_AFTER: Duration = Duration::from_secs(35);
-/// Wait between two attempts at a neighbour without session.
-const CONNECT_INTERVAL: Duration = Duration::from_secs(20);
 /// What was learned is saved at most this often.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -59,22 +57,11 @@ pub(super) struct Members {
     config: MeshConfig,
     /// Whose session it is.
     by_key: BTreeMap<PublicKey, IdentityKey>,
-    live: BTreeMap<PublicKey, Live>,
-    tried: BTreeMap<PublicKey, Instant>,
-    nonce: u64,
+    sessions: Sessions,
     /// Why this node is not let in.
     obstacle: Option<String>,
     pub(super) changed: bool,
     pub(super) unsaved: bool,
-}
-
-/// A peer with a session.
-struct Live {
-    /// When it was heard last, as far as was looked.
-    at: Instant,
-    rx_bytes: u64,
-    /// It has been silent for so long that it is taken to be gone, though its session has not expired.
-    gone: bool,
 }
 
 /// What the data plane is to send.
@@ -115,9 +102,7 @@ impl Members {
             membership,
             config: config.clone(),
             by_key: BTreeMap::new(),
-            live: BTreeMap::new(),
-            tried: BTreeMap::new(),
-            nonce: 0,
+            sessions: Sessions::default(),
             obstacle: None,
             changed: true,
             unsaved: false,
@@ -153,12 +138,6 @@ impl Members {
         ControlPlane { prefix: ula.control_range(), address: ula.control_address(self.membership.identity()) }
     }
 
-    /// The network.
-    pub(super) fn network(&self) -> (&Name, NetworkId) {
-        let roster = self.membership.roster();
-        (&roster.genesis().name, *roster.network())
-    }
-
     /// This node, once it is a member.
     pub(super) fn us(&self) -> Option<&Settled> {
         self.membership.settled().filter(|_| self.membership.is_member())
@@ -177,34 +156,6 @@ impl Members {
         let range = roster.genesis().range;
         let nets = [IpNet::new(v4.into(), range.prefix_len()), IpNet::new(v6.into(), 64)];
         nets.into_iter().flatten().collect()
-    }
-
-    /// The record of the peer with this key.
-    pub(super) fn of_key(&self, key: &PublicKey) -> Option<&Settled> {
-        self.membership.roster().settled(self.by_key.get(key)?)
-    }
-
-    /// Members that are installed, this node included.
-    pub(super) fn count(&self) -> usize {
-        self.membership.roster().members().count()
-    }
-
-    /// What an owner should look at, and why this node is no member.
-    pub(super) fn problems(&self) -> Vec<String> {
-        let roster = self.membership.roster();
-        let conflicts = roster.problems().into_iter().map(|problem| match problem {
-            Problem::Conflict { waiting, installed } => format!(
-                "{} wants the name or address of {} and waits; who is to go: ichorctl member remove",
-                waiting,
-                self.name_of(&installed)
-            ),
-            Problem::Overused { refused, grant } => format!(
-                "token {grant} was used more often than granted, {refused} was refused: somebody may have stolen it"
-            ),
-        });
-        let waiting = "this node is no member yet, and asks to be let in".to_owned();
-        let obstacle = self.obstacle.clone().or_else(|| self.us().is_none().then_some(waiting));
-        obstacle.into_iter().chain(conflicts).collect()
     }
 
     /// Everybody who may have a session with this node, and prefixes that are not routed because two members have
@@ -279,8 +230,11 @@ impl Members {
     pub(super) fn handle_mail(&mut self, mail: &Mail) -> Option<Vec<u8>> {
         match mail {
             Mail::Control { from, payload } => {
-                let from = *self.by_key.get(from)?;
-                self.membership.handle_control(from, payload, now());
+                let identity = *self.by_key.get(from)?;
+                if let Ok(Message::Pong(nonce)) = Message::decode(payload) {
+                    self.sessions.answered(from, nonce, clock::now());
+                }
+                self.membership.handle_control(identity, payload, now());
                 None
             }
             Mail::Hello { pair, datagram } => {
@@ -294,8 +248,7 @@ impl Members {
     /// Keys were agreed upon with a peer.
     pub(super) fn session_began(&mut self, with: &PublicKey) {
         let Some(identity) = self.by_key.get(with) else { return };
-        let live = Live { at: clock::now(), rx_bytes: 0, gone: false };
-        if self.live.insert(*with, live).is_none_or(|before| before.gone) {
+        if self.sessions.began(*with, clock::now()) {
             self.membership.session_began(*identity, now());
         }
     }
@@ -310,66 +263,23 @@ impl Members {
 
     /// Looks at all sessions: who is silent is asked, who stays silent is gone, who is wanted is called.
     pub(super) fn look(&mut self, sessions: &[PeerStatus]) -> Vec<Send> {
-        let at = clock::now();
         let wanted = self.wanted();
-        let mut sends = Vec::new();
-        let (mut began, mut ended) = (Vec::new(), Vec::new());
         let alive: BTreeMap<_, _> =
             sessions.iter().filter(|peer| peer.has_session).map(|peer| (peer.key, peer.rx_bytes)).collect();
-        self.live.retain(|key, live| {
-            let stays = alive.contains_key(key);
-            if !stays && !live.gone {
-                ended.push(*key);
-            }
-            stays
-        });
-        for (key, rx_bytes) in &alive {
-            let Some(live) = self.live.get_mut(key) else {
-                began.push((*key, *rx_bytes));
-                continue;
-            };
-            if *rx_bytes != live.rx_bytes {
-                if live.gone {
-                    began.push((*key, *rx_bytes));
-                }
-                (live.at, live.rx_bytes) = (at, *rx_bytes);
-                continue;
-            }
-            let silence = at.saturating_duration_since(live.at);
-            // Between others a session without traffic is nothing unusual.
-            if live.gone || !wanted.contains(key) {
-                continue;
-            }
-            if silence >= GONE_AFTER {
-                live.gone = true;
-                ended.push(*key);
-            } else if silence >= ASK_AFTER
-                && let Some(identity) = self.by_key.get(key)
-            {
-                self.nonce += 1;
-                let payload = Zeroizing::new(Message::Ping(self.nonce).encode());
-                let address = self.membership.roster().ula().control_address(identity);
-                sends.push(Send::Control { to: *key, address, payload });
-            }
-        }
-        for identity in ended.iter().filter_map(|key| self.by_key.get(key)) {
+        let looked = self.sessions.look(&alive, &wanted, clock::now());
+        for identity in looked.ended.iter().filter_map(|key| self.by_key.get(key)) {
             tracing::debug!(member = %identity, "nothing comes from it any more");
             self.membership.session_ended(identity);
         }
-        for (key, rx_bytes) in began {
-            self.session_began(&key);
-            if let Some(live) = self.live.get_mut(&key) {
-                live.rx_bytes = rx_bytes;
-            }
+        for identity in looked.began.iter().filter_map(|key| self.by_key.get(key)) {
+            self.membership.session_began(*identity, now());
         }
-        for key in wanted {
-            let due = self.tried.get(&key).is_none_or(|tried| at >= *tried + CONNECT_INTERVAL);
-            if self.live.get(&key).is_none_or(|live| live.gone) && due {
-                self.tried.insert(key, at);
-                sends.push(Send::Connect(key));
-            }
-        }
-        self.tried.retain(|key, _| self.by_key.contains_key(key));
+        let ask = looked.ask.into_iter().filter_map(|(to, nonce)| {
+            let address = self.membership.roster().ula().control_address(self.by_key.get(&to)?);
+            Some(Send::Control { to, address, payload: Zeroizing::new(Message::Ping(nonce).encode()) })
+        });
+        let sends = ask.chain(looked.connect.into_iter().map(Send::Connect)).collect();
+        self.sessions.retain(|key| self.by_key.contains_key(key));
         sends
     }
 
@@ -393,7 +303,7 @@ impl Members {
     fn note(&mut self, event: Event) {
         match event {
             Event::Joined => {
-                tracing::info!(network = %self.network().1, "joined");
+                tracing::info!(network = %self.membership.roster().network(), "joined");
                 self.obstacle = None;
                 self.changed = true;
             }
@@ -413,8 +323,7 @@ impl Members {
                     "member changed"
                 );
                 if let Some(key) = self.key_of(&identity) {
-                    // It may be somewhere else now: no need to wait.
-                    self.tried.remove(&key);
+                    self.sessions.try_again(&key);
                 }
                 self.changed = true;
             }

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use super::Worker;
+use super::members::Members;
+use super::services::View;
 use crate::clock::{self, WallClock};
+use crate::dns::Zone;
 use crate::driver::Driver;
 use crate::status::{self, Problem, State, Status};
 use crate::uapi;
@@ -50,17 +55,7 @@ impl Worker {
         snapshot.public_key = self.applied.secret.as_ref().map(|secret| secret.public().to_string());
         let addresses = self.addresses(config.static_mesh.as_ref());
         snapshot.addresses = addresses.iter().map(ToString::to_string).collect();
-        snapshot.network = self.members.as_ref().map(|members| {
-            let (name, id) = members.network();
-            status::Network {
-                name: name.to_string(),
-                id: id.to_string(),
-                member: members.our_name().map(ToString::to_string),
-                identity: members.us().map(|us| us.identity().to_string()),
-                incarnation: members.us().map(|us| us.id().to_string()),
-                members: members.count(),
-            }
-        });
+        snapshot.network = self.members.as_ref().map(Members::shown);
         let observed = self.driver.call(|driver: &mut Driver| {
             let peers = driver.node().status(clock::now());
             let mut drops: BTreeMap<String, u64> = driver
@@ -83,6 +78,13 @@ impl Worker {
             .into_iter()
             .map(|peer| (self.members.as_ref().and_then(|members| members.of_key(&peer.key)), peer))
             .map(|(member, peer)| status::Peer {
+                version: self.members.as_ref().and_then(|members| members.version_of(&peer.key)),
+                rtt_micros: self.members.as_ref().and_then(|members| members.rtt_micros(&peer.key)),
+                since: self
+                    .members
+                    .as_ref()
+                    .and_then(|members| members.since(&peer.key))
+                    .map(|at| status::seconds(clock.date(at))),
                 identity: member.map(|settled| settled.identity().to_string()),
                 incarnation: member.map(|settled| settled.id().to_string()),
                 name: self.applied.peers.get(&peer.key).map_or_else(String::new, |spec| spec.name.clone()),
@@ -98,6 +100,14 @@ impl Worker {
         snapshot.peers.sort_by(|a, b| a.name.cmp(&b.name));
         snapshot
     }
+
+    /// The names of the members, if questions about them are answered.
+    pub(super) fn zone(&self) -> Option<Zone> {
+        let dns = self.config.as_ref()?.mesh.as_ref()?.dns.as_ref()?;
+        let members = self.members.as_ref()?;
+        let ranges = members.addresses().iter().map(IpNet::trunc).collect();
+        Some(Zone::new(&dns.zone, members.hosts(), ranges))
+    }
 }
 
 /// Replaces the status file. A status that cannot be written is no reason to stop.
@@ -108,7 +118,7 @@ pub(super) fn publish(directory: &Path, snapshot: &Status) {
 }
 
 /// Answers everybody who connects to the status socket with the current snapshot.
-pub(super) fn serve_status(directory: &Path, current: watch::Receiver<String>) {
+pub(super) fn serve_status(directory: &Path, current: watch::Receiver<Arc<View>>) {
     let path = status::socket(directory);
     // A socket that an earlier process left.
     let _ = std::fs::remove_file(&path);
@@ -123,7 +133,7 @@ pub(super) fn serve_status(directory: &Path, current: watch::Receiver<String>) {
         loop {
             match listener.accept().await {
                 Ok((mut stream, _)) => {
-                    let json = current.borrow().clone();
+                    let json = current.borrow().status.to_json();
                     // A client that does not read is its own concern.
                     let write = async move { stream.write_all(json.as_bytes()).await };
                     tokio::spawn(tokio::time::timeout(Duration::from_secs(5), write));
