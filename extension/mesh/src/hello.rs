@@ -304,6 +304,33 @@ fn short(parts: &[&[u8]]) -> [u8; HINT_LEN] {
     hint
 }
 
+/// What a member answers to an owner whose operation it took: what the owner's next join strings should say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acted {
+    /// The public half of the present hello key.
+    pub hello: HelloPublic,
+    /// The sum of all tombstones that the member knows.
+    pub tombstones: u64,
+}
+
+/// The first byte of that answer; those of others are of [`Reply`](crate::join::Reply).
+const ACTED: u8 = 3;
+
+impl Acted {
+    /// `3 | public key (32) | sum (8, little-endian)`.
+    pub fn encode(&self) -> Vec<u8> {
+        [&[ACTED][..], &self.hello.0, &self.tombstones.to_le_bytes()].concat()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; newer versions may say more.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&[ACTED])?;
+        let (hello, rest) = rest.split_first_chunk::<KEY_LEN>()?;
+        let tombstones = rest.first_chunk::<8>()?;
+        Some(Self { hello: HelloPublic(*hello), tombstones: u64::from_le_bytes(*tombstones) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,14 +6,12 @@ use rand_core::RngCore as _;
 
 use super::{Event, Membership, Now, Output, Phase};
 use crate::gossip::Message;
-use crate::hello::{Ask, Received};
+use crate::hello::{Acted, Ask, Received};
 use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge};
 use crate::record::receipt::{Receipt, SignedReceipt};
 use crate::record::{OwnerKey, RecordId};
 use crate::roster::{Applied, Item, Settled};
 
-/// What is answered to an owner whose operation was taken.
-const ACTED: &[u8] = &[3];
 /// How long after its start a member without any session takes itself for the last one.
 const ALONE_AFTER: Duration = Duration::from_secs(8);
 /// Members that answer one request to a whole network segment, about.
@@ -238,6 +236,8 @@ impl Membership {
             Item::Settled(_) | Item::Announcement(_) => false,
         };
         let is_new = is_owners && self.take(item, None, now) == Applied::New;
-        is_new.then(|| received.reply(ACTED, self.crypto)).flatten()
+        let (_, hello) = self.keys.current().filter(|_| is_new)?;
+        let acted = Acted { hello: *hello, tombstones: self.roster.tombstone_sum() };
+        received.reply(&acted.encode(), self.crypto)
     }
 }

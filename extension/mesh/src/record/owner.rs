@@ -19,6 +19,7 @@ const KNOWN_RENAME: u8 = RENAME_SERIAL;
 
 const ADD: u8 = 1;
 const REMOVE: u8 = 2;
+const ROTATE: u8 = 3;
 
 /// An owner more or less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum OwnerChange {
         /// Whether what it revoked is void, and whoever it added is no owner any more: its key was stolen.
         void: bool,
     },
+    /// The one who signs retires, and this key takes its rank and its range. Signed by both keys.
+    Rotate(OwnerKey),
 }
 
 /// A change of owners as it was signed.
@@ -65,6 +68,7 @@ impl OwnerChange {
                 .field(CHANGE, &[REMOVE])
                 .field(OWNER, &owner.0)
                 .optional(VOID, void.then_some(&[1][..])),
+            Self::Rotate(key) => Writer::default().field(CHANGE, &[ROTATE]).field(OWNER, &key.0),
         };
         let body = body.field(SERIAL, &serial).finish();
         SignedOwnerChange::decode(Envelope::seal(Kind::OwnerChange, network, &body, owners, crypto)?)
@@ -96,10 +100,17 @@ impl SignedOwnerChange {
                 owner: OwnerKey(fields.array(OWNER)?),
                 void: fields.number(VOID, 0)? != 0,
             },
+            [ROTATE] => OwnerChange::Rotate(OwnerKey(fields.array(OWNER)?)),
             _ => return Err(RecordError::Field(CHANGE)),
         };
-        // An owner is added by one other, whose range it shares.
-        if matches!(change, OwnerChange::Add(_)) && owners.len() != 1 {
+        let is_signed = match &change {
+            // An owner is added by one other, whose range it shares.
+            OwnerChange::Add(_) => owners.len() == 1,
+            OwnerChange::Remove { .. } => true,
+            // Nobody hands its rank to a key that is another's.
+            OwnerChange::Rotate(key) => owners.len() == 2 && owners.contains(key),
+        };
+        if !is_signed {
             return Err(RecordError::Signature);
         }
         Ok(Self { change, owners, id: envelope.id(), envelope })

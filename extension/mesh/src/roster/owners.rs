@@ -24,6 +24,8 @@ pub struct OwnerState {
     pub owner: Owner,
     /// Who added it, if it was not there from the beginning.
     pub added_by: Option<OwnerKey>,
+    /// Whether that one retired in its favour.
+    pub succeeds: bool,
     /// Whether it may still act.
     pub standing: Standing,
 }
@@ -42,7 +44,12 @@ pub enum Standing {
 impl Owners {
     /// Works out the owners. The result depends on the set of changes, not on their order.
     pub(super) fn of(genesis: &Genesis, changes: &BTreeMap<RecordId, SignedOwnerChange>) -> Self {
-        let active = |owner: &Owner| OwnerState { owner: *owner, added_by: None, standing: Standing::Active };
+        let active = |owner: &Owner| OwnerState {
+            owner: *owner,
+            added_by: None,
+            succeeds: false,
+            standing: Standing::Active,
+        };
         let mut owners = Self { all: genesis.owners.iter().map(active).collect() };
         owners.add_all(changes);
         owners.remove_all(changes);
@@ -54,7 +61,14 @@ impl Owners {
         loop {
             let known = self.all.len();
             for change in changes.values() {
-                let OwnerChange::Add(owner) = change.change else { continue };
+                let owner = match change.change {
+                    OwnerChange::Add(owner) => owner,
+                    OwnerChange::Rotate(key) => {
+                        self.rotate(change, key);
+                        continue;
+                    }
+                    OwnerChange::Remove { .. } => continue,
+                };
                 let Some(signer) = change.owners.first().and_then(|key| self.find(key)) else { continue };
                 let is_new = self.find(&owner.key).is_none();
                 let is_part = signer.owner.range.contains(&owner.range) && signer.owner.range != owner.range;
@@ -66,12 +80,39 @@ impl Owners {
                     });
                 if is_new && is_part && is_free {
                     let added_by = Some(signer.owner.key);
-                    self.all.push(OwnerState { owner, added_by, standing: Standing::Active });
+                    self.all.push(OwnerState {
+                        owner,
+                        added_by,
+                        succeeds: false,
+                        standing: Standing::Active,
+                    });
                 }
             }
             if self.all.len() == known {
                 return;
             }
+        }
+    }
+
+    /// Puts `key` in the place of the one who signed, if nobody was put there before.
+    fn rotate(&mut self, change: &SignedOwnerChange, key: OwnerKey) {
+        let Some(rank) =
+            change.owners.iter().filter(|owner| **owner != key).find_map(|owner| self.rank(owner))
+        else {
+            return;
+        };
+        let Some(old) = self.all.get(rank).copied() else { return };
+        let has_successor =
+            self.all.iter().any(|other| other.succeeds && other.added_by == Some(old.owner.key));
+        if has_successor || self.find(&key).is_some() {
+            return;
+        }
+        let owner = Owner { key, range: old.owner.range };
+        let new =
+            OwnerState { owner, added_by: Some(old.owner.key), succeeds: true, standing: Standing::Active };
+        self.all.insert(rank + 1, new);
+        if let Some(old) = self.all.get_mut(rank) {
+            old.standing = Standing::Retired;
         }
     }
 
@@ -84,7 +125,7 @@ impl Owners {
                     let rank = change.owners.iter().filter_map(|key| self.rank(key)).min()?;
                     Some((rank, change, owner, void))
                 }
-                OwnerChange::Add(_) => None,
+                OwnerChange::Add(_) | OwnerChange::Rotate(_) => None,
             })
             .collect();
         // Who says that its own key was stolen says so of all that it signed.
@@ -102,8 +143,12 @@ impl Owners {
     fn remove(&mut self, change: &SignedOwnerChange, target: OwnerKey, void: bool, by_majority: bool) {
         let Some(target_rank) = self.rank(&target) else { return };
         // Who retired later, or before, cannot be told: what it signed counts, or its end would undo its acts.
-        let signed =
-            |owner: &OwnerState| owner.standing != Standing::Void && change.owners.contains(&owner.owner.key);
+        // Who retired in favour of another has no say about that one: the old key may lie about, for which it was replaced.
+        let signed = |owner: &OwnerState| {
+            owner.standing != Standing::Void
+                && change.owners.contains(&owner.owner.key)
+                && !self.succeeded(&owner.owner.key, &target)
+        };
         let entitled = if by_majority {
             // Those that the target added have no say, or it could add as many as it needs.
             let voters = self.all.iter().filter(|owner| !self.descends(&owner.owner.key, &target));
@@ -114,12 +159,16 @@ impl Owners {
         } else {
             self.all.iter().take(target_rank + 1).any(signed)
         };
-        if !entitled {
+        // A key that was replaced may turn up with somebody: who took its place can end what it does, and stays.
+        let by_successor =
+            self.all.iter().any(|owner| signed(owner) && self.succeeded(&target, &owner.owner.key));
+        if !entitled && !by_successor {
             return;
         }
         // Whoever has stolen a key may have added any number of owners with it.
-        let heirs: Vec<bool> =
-            self.all.iter().map(|owner| void && self.descends(&owner.owner.key, &target)).collect();
+        let is_heir =
+            |key: &OwnerKey| self.descends(key, &target) && (entitled || !self.succeeded(&target, key));
+        let heirs: Vec<bool> = self.all.iter().map(|owner| void && is_heir(&owner.owner.key)).collect();
         for ((rank, state), is_heir) in self.all.iter_mut().enumerate().zip(heirs) {
             if is_heir || (rank == target_rank && void) {
                 state.standing = Standing::Void;
@@ -127,6 +176,18 @@ impl Owners {
                 state.standing = Standing::Retired;
             }
         }
+    }
+
+    /// Whether `key` took the place of `old`, at once or after others.
+    fn succeeded(&self, old: &OwnerKey, key: &OwnerKey) -> bool {
+        let mut next = self.find(key);
+        while let Some(owner) = next.filter(|owner| owner.succeeds) {
+            if owner.added_by == Some(*old) {
+                return true;
+            }
+            next = owner.added_by.and_then(|key| self.find(&key));
+        }
+        false
     }
 
     /// Whether `key` was added by `ancestor`, or by somebody whom it added, and so on.
@@ -315,6 +376,54 @@ mod tests {
         assert!(owners.may_have_granted(&key(3), &"10.0.130.0/24".parse().unwrap()));
     }
 
+    fn rotation(old: u8, new: u8) -> SignedOwnerChange {
+        change(OwnerChange::Rotate(key(new)), &[old, new])
+    }
+
+    #[test]
+    fn a_new_key_takes_the_rank_and_the_range_of_the_old_one() {
+        let owners = owners(&[rotation(1, 3), rotation(3, 4), change(remove(4, true), &[2])]);
+        let ranks: Vec<_> = owners.iter().map(|owner| owner.owner.key).collect();
+        assert_eq!(ranks, [key(1), key(3), key(4), key(2)]);
+        assert_eq!([1, 3, 4, 2].map(|n| standing(&owners, n)), {
+            use Standing::{Active, Retired};
+            [Retired, Retired, Active, Active].map(Some)
+        });
+        let net: Ipv4Net = "10.0.3.0/24".parse().unwrap();
+        assert!(owners.may_grant(&key(4), &net) && !owners.may_grant(&key(1), &net));
+        assert!(owners.may_have_granted(&key(1), &net), "what it granted before stays");
+    }
+
+    #[test]
+    fn only_one_takes_a_place_and_nobody_a_place_that_it_has_not_signed_for() {
+        let owners = owners(&[rotation(1, 3), rotation(1, 4)]);
+        assert_eq!(owners.iter().filter(|owner| owner.standing == Standing::Active).count(), 2);
+        let secrets = [secret(1), secret(5)];
+        let [old, other] = &secrets;
+        let forged = OwnerChange::Rotate(key(4)).seal(&NETWORK, [7; 8], &[old, other], &ModelCrypto);
+        assert!(forged.is_err());
+        assert!(OwnerChange::Rotate(key(4)).seal(&NETWORK, [7; 8], &[old], &ModelCrypto).is_err());
+    }
+
+    #[test]
+    fn an_old_key_has_no_say_about_the_one_that_took_its_place() {
+        let taken = owners(&[rotation(1, 3), change(remove(3, true), &[1])]);
+        assert_eq!(standing(&taken, 3), Some(Standing::Active));
+        // But what it adds ends when the one in its place says so.
+        let puppet = change(OwnerChange::Add(owner(4, "10.0.8.0/24")), &[1]);
+        let taken = owners(&[rotation(1, 3), puppet, change(remove(1, true), &[3])]);
+        assert_eq!([1, 3, 4].map(|n| standing(&taken, n)), {
+            use Standing::{Active, Void};
+            [Void, Active, Void].map(Some)
+        });
+        // Whom the thief of an old key put in its place is no owner once that key is void.
+        let stolen = owners(&[rotation(2, 3), change(remove(2, true), &[1])]);
+        assert_eq!(
+            (standing(&stolen, 2), standing(&stolen, 3)),
+            (Some(Standing::Void), Some(Standing::Void))
+        );
+    }
+
     #[test]
     fn a_majority_is_not_undone_by_a_retirement_or_by_owners_that_the_target_adds() {
         let third = change(OwnerChange::Add(owner(3, "10.0.128.0/18")), &[2]);
@@ -331,14 +440,17 @@ mod tests {
         /// changes never make a void owner good.
         #[test]
         fn the_order_does_not_matter(
-            picks in proptest::collection::vec((0u8..2, 1u8..6, 1u8..6, any::<bool>()), 0..8),
+            picks in proptest::collection::vec((0u8..3, 1u8..6, 1u8..6, any::<bool>()), 0..8),
         ) {
             let changes: Vec<_> = picks
                 .iter()
                 .map(|(kind, target, signer, void)| {
                     let part = format!("10.0.{}.0/{}", 128 + target * 8, 21 + kind);
-                    let what = if *kind == 0 { OwnerChange::Add(owner(*target, &part)) } else { remove(*target, *void) };
-                    change(what, &[*signer])
+                    match kind {
+                        0 => change(OwnerChange::Add(owner(*target, &part)), &[*signer]),
+                        1 if target != signer => rotation(*signer, *target),
+                        _ => change(remove(*target, *void), &[*signer]),
+                    }
                 })
                 .collect();
             let mut reversed = changes.clone();
