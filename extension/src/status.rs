@@ -114,6 +114,9 @@ pub struct Network {
     /// The id of this node's record: what a token names that may replace it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub incarnation: Option<String>,
+    /// The id of the token that let this node in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub token: Option<String>,
     /// How many members it has, this node included.
     pub members: usize,
     /// Members that claim what others have, or that were let in once too often: an owner decides.
@@ -192,6 +195,9 @@ pub struct Peer {
     /// Its addresses.
     #[serde(rename = "allowedIPs")]
     pub allowed_ips: Vec<String>,
+    /// The id of the token that let it in; only members have one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub token: Option<String>,
     /// The version of its daemon; only members say it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,

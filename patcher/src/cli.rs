@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::cmd::connection::Connection;
 use crate::cmd::{
     apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
-    machineconfig, member, mesh, patch, plan, read, schematic, service, token, version,
+    machineconfig, member, mesh, owner, patch, plan, read, schematic, service, token, version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -133,15 +133,20 @@ enum Command {
     )]
     MachineConfig(machineconfig::MachineConfigArgs),
 
-    /// Look at the members of a network, and remove them
+    /// Look at the members of a network, and decide who is one
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 member list\n  \
                             ichorctl -n 10.0.0.2 member remove w-7 --yes")]
     Member(member::MemberArgs),
 
-    /// Begin a network, and look how it is
+    /// Begin a network, look how it is, and keep a copy of its key
     #[command(after_help = "Examples:\n  ichorctl mesh init home\n  ichorctl mesh init -f ichor.yaml\n  \
                             ichorctl -n 10.0.0.2,10.0.0.3 mesh status")]
     Mesh(mesh::MeshArgs),
+
+    /// Look at the owners of a network, and change who is one
+    #[command(after_help = "Examples:\n  ichorctl owner list\n  \
+                            ichorctl owner add 41d2...9c --range 10.213.64.0/18 > invitation.json")]
+    Owner(owner::OwnerArgs),
 
     /// Change the machine configs of nodes with patches
     ///
@@ -245,6 +250,7 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
         }
         Command::Member(args) => args.run(connection).await,
         Command::Mesh(args) => args.run(connection).await,
+        Command::Owner(args) => args.run().await,
         Command::Patch(command) => command.run(connection).await,
         Command::Plan(command) => command.run(connection).await,
         Command::Read(command) => command.run(connection).await,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::api::NodeClient;
 
@@ -56,6 +56,32 @@ pub struct Network {
     pub identity: Option<String>,
     /// The id of the node's record.
     pub incarnation: Option<String>,
+    /// The id of the token that let the node in.
+    pub token: Option<String>,
+    /// Members that an owner must decide about.
+    pub conflicts: Vec<Conflict>,
+    /// The public half of the present hello key, in hexadecimal digits.
+    pub hello_key: Option<String>,
+    /// The sum of all removals that are known, in hexadecimal digits.
+    pub tombstones: Option<String>,
+}
+
+/// A member that is not installed, and why an owner should look at it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Conflict {
+    /// The key that it has.
+    pub identity: String,
+    /// The id of its record.
+    pub incarnation: String,
+    /// The name that it claims.
+    pub name: String,
+    /// The IPv4 address that it claims.
+    pub address: String,
+    /// The id of the token that let it in.
+    pub token: String,
+    /// The identity of the member that has the name or address; nothing if the token was used too often.
+    pub with: Option<String>,
 }
 
 /// A peer of a node.
@@ -77,6 +103,15 @@ pub struct Peer {
     /// Its addresses.
     #[serde(rename = "allowedIPs")]
     pub allowed_ips: Vec<String>,
+    /// The id of the token that let it in.
+    pub token: Option<String>,
+    /// The version of its daemon.
+    pub version: Option<String>,
+    /// Microseconds of the last round trip to it that was measured.
+    #[serde(rename = "rttMicros")]
+    pub rtt_micros: Option<u64>,
+    /// Seconds since the Unix epoch since when it is there, or is not any more.
+    pub since: Option<u64>,
 }
 
 /// Reads what `ichord status` printed into a file; `-` is standard input.

@@ -7,5 +7,6 @@
 
 pub mod act;
 pub mod address;
+pub mod backup;
 pub mod folder;
 pub mod mint;

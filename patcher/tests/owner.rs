@@ -286,7 +286,7 @@ fn members_are_listed_from_a_status_and_removed_only_when_meant() {
     let shown = home.output(&["mesh", "status", "--status", "status.json,bad.json"]);
     let text = String::from_utf8(shown.stdout).unwrap();
     assert_eq!(shown.status.code(), Some(1));
-    assert!(text.lines().nth(1).unwrap().contains("device: no TUN"), "{text}");
+    assert!(text.starts_with("bad.json: device: no TUN\n  next: "), "{text}");
 
     let remove = |more: &[&str], code, words: &[&str]| {
         home.refused(&[&["member", "remove", "--status", "status.json"], more].concat(), code, words)
@@ -296,4 +296,133 @@ fn members_are_listed_from_a_status_and_removed_only_when_meant() {
     // Nobody listens there.
     remove(&["w-1", "--at", "127.0.0.1:9", "--yes"], 4, &["no member answered at 127.0.0.1:9"]);
     home.refused(&["token", "revoke", "ffff"], 2, &["no token has an id that starts with"]);
+}
+
+#[test]
+fn a_backup_brings_the_folder_back_and_is_never_overwritten() {
+    let home = Home::with_mesh();
+    home.run(&["token", "create", "--name", "a"]);
+    fs::write(home.0.path().join("phrase"), "correct horse\n").unwrap();
+    home.run(&["mesh", "backup", "plain"]);
+    home.run(&["mesh", "backup", "sealed", "--passphrase-file", "phrase"]);
+    let mode = fs::metadata(home.0.path().join("plain")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    home.refused(&["mesh", "backup", "plain"], 3, &["already"]);
+    let before = home.run(&["token", "list", "-o", "json"]);
+    for (file, more) in [("plain", &[][..]), ("sealed", &["--passphrase-file", "phrase"][..])] {
+        home.refused(
+            &["mesh", "restore", file, "--mesh", "home"],
+            1,
+            &[if more.is_empty() { "already" } else { "passphrase" }],
+        );
+        fs::remove_dir_all(home.path("home")).unwrap();
+        home.run(&[&["mesh", "restore", file, "--mesh", "home"], more].concat());
+        assert_eq!(home.run(&["token", "list", "-o", "json"]), before);
+        home.run(&["owner", "list"]);
+    }
+}
+
+#[test]
+fn a_controller_is_given_the_document_that_its_machines_join_with() {
+    let home = Home::with_mesh();
+    let create = |kind| {
+        let range = format!("10.213.{}.0/24", if kind == "talos" { 8 } else { 9 });
+        let args = [
+            "token",
+            "create",
+            "--pattern",
+            "pool-*",
+            "--range",
+            &range,
+            "--uses",
+            "50",
+            "--user-data",
+            kind,
+        ];
+        home.run(&args)
+    };
+    let talos = create("talos");
+    assert!(talos.starts_with("---\napiVersion: v1alpha1\nkind: ExtensionServiceConfig\n"), "{talos}");
+    let cloud = create("cloud-init");
+    assert!(cloud.starts_with("#cloud-config\n") && cloud.contains("permissions: \"0600\""), "{cloud}");
+    for text in [talos, cloud] {
+        let join = text.lines().find_map(|line| line.trim().strip_prefix("join: ")).unwrap();
+        assert_eq!(JoinString::decode(join, &RealCrypto).unwrap().grant.grant.uses, 50);
+    }
+}
+
+#[test]
+fn a_key_for_a_new_owner_is_made_once_and_waits_for_its_invitation() {
+    let home = Home::new();
+    let key = home.run(&["owner", "key", "--mesh", "home"]);
+    assert_eq!(home.run(&["owner", "key", "--mesh", "home"]), key);
+    assert_eq!(key.trim().len(), 64);
+    home.refused(&["token", "create", "--mesh", "home", "--name", "a"], 1, &["network.json"]);
+    let stranger = Home::with_mesh();
+    let network = fs::read_to_string(stranger.path("home").join("network.json")).unwrap();
+    fs::write(home.0.path().join("invitation.json"), network).unwrap();
+    home.refused(&["owner", "accept", "invitation.json", "--mesh", "home"], 1, &["no owner"]);
+    assert!(!home.path("home").join("network.json").exists());
+}
+
+#[test]
+fn an_owner_gives_away_only_what_it_has_and_has_not_given_out() {
+    let home = Home::with_mesh();
+    let key = Home::new().run(&["owner", "key", "--mesh", "home"]);
+    let add = |range| ["owner", "add", key.trim(), "--range", range, "--at", "127.0.0.1:9"];
+    home.refused(&add("10.0.0.0/16"), 3, &["not part of"]);
+    home.refused(&add("10.213.0.0/16"), 3, &["not part of"]);
+    home.run(&["token", "create", "--name", "a", "--address", "10.213.64.7"]);
+    home.refused(&add("10.213.64.0/18"), 3, &["10.213.64.7", "was given to a"]);
+}
+
+#[test]
+fn the_names_of_members_are_written_for_machine_configs() {
+    let home = Home::with_mesh();
+    let network = serde_json::json!({"name": "home", "id": "0".repeat(64), "member": "a", "identity": "1".repeat(64),
+        "incarnation": "2".repeat(64)});
+    let status = serde_json::json!({"version": "0.1.0", "network": network, "addresses": ["10.213.0.1/16"]});
+    fs::write(home.0.path().join("status.json"), status.to_string()).unwrap();
+    let hosts = home.run(&["mesh", "hosts", "--status", "status.json", "--form", "hosts", "--zone", "home"]);
+    assert_eq!(hosts, "10.213.0.1 a a.home\n");
+    home.refused(&["mesh", "sync", "--status", "status.json"], 2, &["not in network"]);
+}
+
+#[test]
+fn a_problem_is_shown_first_with_its_cause_and_what_to_do_next() {
+    let home = Home::new();
+    let problem = serde_json::json!({"part": "membership", "cause": "mesh.join: not a join string"});
+    let status = serde_json::json!({"version": "0.1.0", "problems": [problem]});
+    fs::write(home.0.path().join("bad.json"), status.to_string()).unwrap();
+    let output = home.output(&["mesh", "status", "--status", "bad.json"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "bad.json: membership: mesh.join: not a join string\n  next: make a new join string: ichorctl token create\n\n";
+    assert!(text.starts_with(expected), "{text}");
+}
+
+#[test]
+fn who_decides_about_a_waiting_machine_names_it() {
+    let home = Home::with_mesh();
+    let network: Value = serde_json::from_str(&home.run(&[
+        "token",
+        "show",
+        home.run(&["token", "create", "--name", "a"]).trim(),
+        "-o",
+        "json",
+    ]))
+    .unwrap();
+    let waiting = serde_json::json!({"identity": "5".repeat(64), "incarnation": "6".repeat(64), "name": "a",
+        "address": "10.213.0.1", "token": "7".repeat(64), "with": "1".repeat(64)});
+    let network = serde_json::json!({"name": "home", "id": network["network"], "member": "a",
+        "identity": "1".repeat(64), "incarnation": "2".repeat(64), "conflicts": [waiting]});
+    let status = serde_json::json!({"version": "0.1.0", "network": network, "addresses": ["10.213.0.1/16"]});
+    fs::write(home.0.path().join("status.json"), status.to_string()).unwrap();
+    let with = |args: &[&'static str]| [args, &["--status", "status.json"]].concat();
+    assert!(home.run(&with(&["member", "show", "5555"])).contains("waits"));
+    home.refused(&with(&["member", "accept", "5555"]), 3, &["a (1111", "in favour of 5555", "--yes"]);
+    home.refused(&with(&["member", "reject", "5555"]), 3, &["refused for good", "--yes"]);
+    home.refused(&with(&["member", "reject", "4444"]), 2, &["nobody like 4444"]);
+    home.refused(&with(&["member", "rename", "a", "a"]), 3, &["the name of another"]);
+    home.refused(&with(&["member", "rename", "a", "b"]), 3, &["would be called b"]);
 }

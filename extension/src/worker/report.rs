@@ -87,6 +87,7 @@ impl Worker {
                     .map(|at| status::seconds(clock.date(at))),
                 identity: member.map(|settled| settled.identity().to_string()),
                 incarnation: member.map(|settled| settled.id().to_string()),
+                token: member.map(|settled| settled.grant.id.to_string()),
                 name: self.applied.peers.get(&peer.key).map_or_else(String::new, |spec| spec.name.clone()),
                 public_key: peer.key.to_string(),
                 endpoint: peer.endpoint,

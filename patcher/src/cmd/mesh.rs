@@ -4,15 +4,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ichor_mesh::record::NetworkId;
+use ichor_mesh::hello::{Acted, HelloPublic};
 use ichor_mesh::record::name::Name;
+use ichor_mesh::record::{NetworkId, RecordId};
 use ipnet::{IpNet, Ipv4Net};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 
 use super::cluster_file;
 use super::connection::Connection;
+use super::mesh_backup::{Backup, Restore};
+use super::mesh_folder::Which;
+use super::mesh_hosts::Hosts;
 use super::mesh_status::MeshStatus;
+use crate::daemon_status;
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::output::{Format, Output, note};
 use crate::owner::address::{Claim, conflict, propose, usual_claims};
@@ -40,6 +45,34 @@ enum MeshCommand {
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2,10.0.0.3 mesh status\n  \
                             ichorctl mesh status --status a.json,b.json -o json")]
     Status(MeshStatus),
+    /// Write the names of all members for where they are looked up without DNS
+    #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 mesh hosts > hosts.yaml\n  \
+                            ssh gateway ichord status | ichorctl mesh hosts --status - --form hosts")]
+    Hosts(Hosts),
+    /// Learn from a member what the next join strings must say
+    ///
+    /// Needed by an owner who has made no change for a long time, while others removed many members.
+    #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 mesh sync")]
+    Sync(Sync),
+    /// Write the key and the book of tokens into one file
+    #[command(after_help = "Examples:\n  ichorctl mesh backup home.backup --passphrase-file phrase\n  \
+                            ichorctl mesh backup - | age -r age1... > home.age")]
+    Backup(Backup),
+    /// Make the folder of a mesh from its backup
+    #[command(
+        after_help = "Examples:\n  ichorctl mesh restore home.backup --mesh home --passphrase-file phrase"
+    )]
+    Restore(Restore),
+}
+
+/// Flags of `mesh sync`.
+#[derive(Args, Debug)]
+struct Sync {
+    #[command(flatten)]
+    which: Which,
+    /// The output of `ichord status` on any member (- is standard input), in place of asking a node
+    #[arg(long, value_name = "FILE")]
+    status: Option<PathBuf>,
 }
 
 /// Flags of `mesh init`.
@@ -90,7 +123,33 @@ impl MeshArgs {
         match self.command {
             MeshCommand::Init(command) => command.run(),
             MeshCommand::Status(command) => command.run(connection).await,
+            MeshCommand::Hosts(command) => command.run(connection).await,
+            MeshCommand::Sync(command) => command.run(connection).await,
+            MeshCommand::Backup(command) => command.run(),
+            MeshCommand::Restore(command) => command.run(),
         }
+    }
+}
+
+impl Sync {
+    async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        let mesh = folder::open(&self.which.folder()?)?;
+        let status = match &self.status {
+            Some(path) => daemon_status::from_file(path)?,
+            None => daemon_status::read(&connection.session()?.single("mesh sync")?).await?,
+        };
+        let network = status.network.unwrap_or_default();
+        if network.id != mesh.network().to_string() {
+            return Err(UsageError(format!("that node is not in network {}", mesh.network())).into());
+        }
+        let hello = network.hello_key.as_deref().and_then(|text| text.parse::<RecordId>().ok());
+        let sum = network.tombstones.as_deref().and_then(|text| u64::from_str_radix(text, 16).ok());
+        let (Some(hello), Some(tombstones)) = (hello, sum) else {
+            return Err(UsageError("that node is no member, or its daemon is too old".to_owned()).into());
+        };
+        mesh.learn(&Acted { hello: HelloPublic(hello.0), tombstones })?;
+        note("the next join strings say what this member knows");
+        Ok(Exit::Done)
     }
 }
 

@@ -20,6 +20,17 @@ pub(super) struct Which {
 }
 
 impl Which {
+    /// The folder of a mesh that is not here yet.
+    pub(super) fn new_folder(&self) -> anyhow::Result<PathBuf> {
+        match (&self.dir, &self.mesh) {
+            (Some(dir), _) => Ok(dir.clone()),
+            (None, Some(_)) => self.folder(),
+            (None, None) => {
+                Err(UsageError("which name is the mesh to have here? say --mesh".to_owned()).into())
+            }
+        }
+    }
+
     /// The folder of the mesh that is meant.
     pub(super) fn folder(&self) -> anyhow::Result<PathBuf> {
         if let Some(dir) = &self.dir {

@@ -2,10 +2,10 @@
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use ichor_mesh::crypto::RealCrypto;
 use ichor_mesh::join_string::{JoinString, MAX_SEEDS};
 use ichor_mesh::record::genesis::Genesis;
@@ -17,8 +17,8 @@ use prost_types::Timestamp;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::member::At;
 use super::mesh_folder::Which;
+use super::operation::{At, now};
 use crate::duration;
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::extension;
@@ -46,7 +46,8 @@ enum TokenCommand {
     #[command(
         after_help = "Examples:\n  ichorctl token create --name cp-1 --role controlplane --site rack\n  \
                             ichorctl token create --name w-1 --routes 10.0.0.0/24 --ttl 24h\n  \
-                            ichorctl token create --pattern 'pool-*' --range 10.213.128.0/20 --uses 50 --ephemeral 10m"
+                            ichorctl token create --pattern 'pool-*' --range 10.213.128.0/20 --uses 50 --ephemeral 10m \\\n    \
+                            --user-data talos >> worker.yaml"
     )]
     Create(Box<Create>),
     /// List the tokens that were made here
@@ -96,6 +97,9 @@ struct Create {
     /// Print a patch for the machine config of its node, in place of the join string
     #[arg(long)]
     patch: bool,
+    /// Print what a controller that creates machines appends to their user data, in place of the join string
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with = "patch")]
+    user_data: Option<UserData>,
     /// For how long it lets anybody in
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
     ttl: Duration,
@@ -117,6 +121,27 @@ struct Create {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+}
+
+/// What machines are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum UserData {
+    /// A machine config of Talos: one more document
+    Talos,
+    /// cloud-init, on other Linux: a file of the daemon
+    CloudInit,
+}
+
+impl UserData {
+    fn text(self, join: &str) -> String {
+        match self {
+            Self::Talos => format!("---\n{}", patch(join)),
+            Self::CloudInit => format!(
+                "#cloud-config\nwrite_files:\n  - path: /etc/ichor/ichord.yaml\n    permissions: \"0600\"\n    \
+                 content: |\n      mesh:\n        join: {join}\n"
+            ),
+        }
+    }
 }
 
 /// Flags of `token list`.
@@ -210,7 +235,8 @@ impl Create {
             ))
             .into());
         }
-        let is_first = self.first || (open.book.tokens.is_empty() && self.pattern.is_none());
+        let is_first = self.first
+            || (open.book.tokens.is_empty() && self.pattern.is_none() && mesh.first_hello.is_some());
         let grant = Grant {
             token: TokenKey([0; 32]),
             names,
@@ -226,7 +252,20 @@ impl Create {
             serial: open.book.serial + 1,
             minted,
         };
-        let way = Way { genesis: &mesh.signed, hello: &mesh.hello, seeds, may_begin: is_first };
+        if self.first && mesh.first_hello.is_none() {
+            return Err(Refusal {
+                reason: "only the owner who began the network can let a node begin it".to_owned(),
+                advice: None,
+            }
+            .into());
+        }
+        let way = Way {
+            genesis: &mesh.signed,
+            hello: mesh.hello,
+            tombstones: mesh.tombstones,
+            first_hello: mesh.first_hello.as_ref().filter(|_| is_first),
+            seeds,
+        };
         let join = mint::token(grant, &mesh.owner, mint::secret()?, way)
             .map_err(|error| UsageError(format!("such a token cannot be: {error}")))?;
         // What is not in the book must not be out in the world.
@@ -239,6 +278,10 @@ impl Create {
         if output.is_json() {
             output.json(&Created { join_string: &text, entry })?;
         } else {
+            if let Some(kind) = self.user_data {
+                output.raw(Zeroizing::new(kind.text(&text)).as_bytes())?;
+                return Ok(Exit::Done);
+            }
             if self.patch {
                 output.raw(Zeroizing::new(patch(&text)).as_bytes())?;
                 return Ok(Exit::Done);
@@ -264,12 +307,14 @@ impl Create {
 
     /// For which names and addresses it is.
     fn place(&self, mesh: &Mesh, open: &OpenBook) -> anyhow::Result<(NamePattern, Ipv4Net)> {
+        let us = mint::owner_key(&mesh.owner);
         let (names, wanted) = match (&self.name, &self.pattern) {
             (Some(name), _) => {
                 let known = open.book.address_of(name.as_str());
                 let free = || {
                     next_free(&mesh.range, &mesh.genesis.range, |address| {
                         open.book.holder(&address.into(), name.as_str()).is_some()
+                            || !mesh.owners.may_grant(&us, &address.into())
                     })
                 };
                 let address = self.address.or(known).or_else(free).ok_or_else(|| Refusal {
@@ -290,9 +335,10 @@ impl Create {
                 return Err(UsageError("for which name? say --name or --pattern".to_owned()).into());
             }
         };
-        if !mesh.range.contains(&wanted) {
-            let reason = format!("{} is not in {}, which this owner gives out", short(&wanted), mesh.range);
-            return Err(Refusal { reason, advice: None }.into());
+        if !mesh.owners.may_grant(&us, &wanted) {
+            let reason =
+                format!("{} is not in {}, or another owner gives it out", short(&wanted), mesh.range);
+            return Err(Refusal { reason, advice: Some("ichorctl owner list".to_owned()) }.into());
         }
         if let Some(holder) = open.book.holder(&wanted, &names.to_string()) {
             let reason =
@@ -311,7 +357,10 @@ impl List {
         let columns = ["NAMES", "ROLE", "SITE", "ADDRESSES", "USES", "NOT AFTER", "ID"];
         Output::new(self.output).rows(columns, &open.book.tokens, |entry| {
             [
-                entry.names.clone(),
+                match &entry.renamed {
+                    Some(renamed) => format!("{} (now {renamed})", entry.names),
+                    None => entry.names.clone(),
+                },
                 entry.role.clone(),
                 entry.site.clone(),
                 short(&entry.addresses),
@@ -328,9 +377,9 @@ impl Revoke {
     async fn run(self) -> anyhow::Result<Exit> {
         let path = self.which.folder()?;
         let mesh = folder::open(&path)?;
-        let open = OpenBook::open(&path)?;
-        let found: Vec<_> =
-            open.book.tokens.iter().filter(|entry| entry.id.starts_with(&self.token)).collect();
+        // Not held while members are asked.
+        let book = OpenBook::open(&path)?.book.clone();
+        let found: Vec<_> = book.tokens.iter().filter(|entry| entry.id.starts_with(&self.token)).collect();
         let [entry] = found[..] else {
             let reason = if found.is_empty() { "no token" } else { "more than one token" };
             return Err(UsageError(format!(
@@ -417,16 +466,13 @@ fn entry(join: &JoinString) -> Entry {
         not_after: grant.not_after,
         ephemeral: grant.ephemeral.map(|lifetime| lifetime.as_secs()),
         replaces: grant.replaces.map(|id| id.to_string()),
+        renamed: None,
     }
 }
 
 /// One address without its prefix length.
 fn short(net: &Ipv4Net) -> String {
     if net.prefix_len() == 32 { net.addr().to_string() } else { net.to_string() }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn time(seconds: u64) -> String {

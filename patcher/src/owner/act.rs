@@ -6,9 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ichor_mesh::crypto::{Crypto as _, RealCrypto};
-use ichor_mesh::hello::{Ask, Expected, Hello, HelloPublic, REQUEST_LEN};
-use ichor_mesh::record::NetworkId;
+use ichor_mesh::crypto::RealCrypto;
+use ichor_mesh::hello::{Acted, Ask, Expected, Hello, REQUEST_LEN};
 use ichor_mesh::roster::Item;
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
@@ -48,14 +47,13 @@ fn list(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Hands `item`, which an owner of `mesh` has signed, to the members at `to`; who answered first.
+/// Hands `item`, which an owner of `mesh` has signed, to the members at `to`; who answered first, and what it said.
 ///
 /// # Errors
 ///
 /// [`ActError`].
-pub async fn act(mesh: &Mesh, item: &Item, to: &[SocketAddr]) -> Result<SocketAddr, ActError> {
-    let network = NetworkId(mesh.signed.id().0);
-    let hello_key = HelloPublic(RealCrypto.box_public(&mesh.hello));
+pub async fn act(mesh: &Mesh, item: &Item, to: &[SocketAddr]) -> Result<(SocketAddr, Acted), ActError> {
+    let (network, hello_key) = (mesh.network(), mesh.hello);
     let mut rng = ChaCha12Rng::from_seed(*mint::secret()?.expose());
     let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.map_err(ActError::Socket)?;
     // A host without IPv6 reaches members over IPv4.
@@ -84,8 +82,9 @@ pub async fn act(mesh: &Mesh, item: &Item, to: &[SocketAddr]) -> Result<SocketAd
         }
         let end = Instant::now() + wait;
         while let Ok((bytes, from)) = timeout_at(end, receive(&v4, v6.as_ref())).await {
-            if expected.iter().any(|answer| answer.open(&bytes, &RealCrypto).is_some()) {
-                return Ok(canonical(from));
+            let opened = expected.iter().find_map(|answer| answer.open(&bytes, &RealCrypto));
+            if let Some(acted) = opened.and_then(|payload| Acted::decode(&payload)) {
+                return Ok((canonical(from), acted));
             }
         }
     }

@@ -49,12 +49,14 @@ pub fn network(name: Name, range: Ipv4Net, owner: &Secret, nonce: [u8; 16]) -> R
 pub struct Way<'n> {
     /// The beginning of the network.
     pub genesis: &'n Envelope,
-    /// The private half of the first hello key.
-    pub hello: &'n Secret,
+    /// The public half of the present hello key.
+    pub hello: HelloPublic,
+    /// The sum of the tombstones that are known; 0 for none.
+    pub tombstones: u64,
+    /// The private half of the first hello key, if the holder may begin the network when nobody answers.
+    pub first_hello: Option<&'n Secret>,
     /// Where members may be.
     pub seeds: Vec<SocketAddr>,
-    /// Whether the holder may begin the network if nobody answers.
-    pub may_begin: bool,
 }
 
 /// Signs a grant for a new token and makes its join string. The token in `grant` is replaced by the new one.
@@ -74,10 +76,9 @@ pub fn token(
         grant: grant.seal(&network, owner, &RealCrypto)?,
         token,
         genesis: way.genesis.clone(),
-        hello: HelloPublic(RealCrypto.box_public(way.hello)),
+        hello: way.hello,
         seeds: way.seeds,
-        // No tombstone is known here: they are with the members.
-        tombstones: 0,
-        first_hello: way.may_begin.then(|| way.hello.clone()),
+        tombstones: way.tombstones,
+        first_hello: way.first_hello.cloned(),
     })
 }

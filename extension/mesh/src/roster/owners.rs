@@ -43,7 +43,7 @@ pub enum Standing {
 
 impl Owners {
     /// Works out the owners. The result depends on the set of changes, not on their order.
-    pub(super) fn of(genesis: &Genesis, changes: &BTreeMap<RecordId, SignedOwnerChange>) -> Self {
+    pub fn of(genesis: &Genesis, changes: &BTreeMap<RecordId, SignedOwnerChange>) -> Self {
         let active = |owner: &Owner| OwnerState {
             owner: *owner,
             added_by: None,
@@ -216,6 +216,11 @@ impl Owners {
     /// Whether what `key` revoked counts.
     pub fn may_have_revoked(&self, key: &OwnerKey) -> bool {
         self.find(key).is_some_and(|owner| owner.standing != Standing::Void)
+    }
+
+    /// What became of `key`, if it was ever an owner.
+    pub fn get(&self, key: &OwnerKey) -> Option<&OwnerState> {
+        self.find(key)
     }
 
     /// Whether `key` was once an owner.

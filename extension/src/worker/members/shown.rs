@@ -23,6 +23,7 @@ impl Members {
             member: self.our_name().map(ToString::to_string),
             identity: us.map(|us| us.identity().to_string()),
             incarnation: us.map(|us| us.id().to_string()),
+            token: us.map(|us| us.grant.id.to_string()),
             members: roster.members().count(),
             conflicts: roster.problems().iter().filter_map(|problem| self.conflict(problem)).collect(),
             owners: self.owners(),
