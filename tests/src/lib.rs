@@ -10,6 +10,7 @@ pub mod go;
 pub mod members;
 pub mod netns;
 pub mod oracle;
+pub mod outgoing;
 pub mod pairs;
 pub mod peers;
 pub mod probe;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::boots::{self, Boots};
+use crate::outgoing;
 
 /// `ETH_P_ALL` (`linux/if_ether.h`).
 const EVERY_PROTOCOL: u16 = 3;
@@ -38,6 +39,7 @@ enum Job {
     Capture { from: IpAddr, count: usize, limit: Duration },
     Flood { to: SocketAddr, key: [u8; 32] },
     Knock { to: SocketAddr, datagrams: Vec<String>, limit: Duration },
+    Outgoing,
     HoldLab,
     Boots(Boots),
 }
@@ -128,6 +130,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
         Some(Job::Capture { from, count, limit }) => capture(from, count, limit),
         Some(Job::Flood { to, key }) => send_initiations(to, &key),
         Some(Job::Knock { to, datagrams, limit }) => send_and_listen(to, &datagrams, limit),
+        Some(Job::Outgoing) => outgoing::main(),
         Some(Job::HoldLab) => hold_lab(),
         Some(Job::Boots(boots)) => boots::main(&boots),
     };
@@ -166,6 +169,11 @@ fn send_and_listen(to: SocketAddr, datagrams: &[String], limit: Duration) -> io:
 /// The argument by which the agent makes a lab, says so, and keeps it until it is killed.
 pub fn hold_lab_argument() -> String {
     argument(&Job::HoldLab)
+}
+
+/// The argument by which the agent counts what a node sends.
+pub(crate) fn outgoing_argument() -> String {
+    argument(&Job::Outgoing)
 }
 
 /// The argument by which the agent starts ichord again and again.

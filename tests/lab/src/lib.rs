@@ -47,6 +47,8 @@ pub use error::LabError;
 pub use lab::{Builder, Lab, LinkHandle};
 pub use node::{Child, Command, LinkWatch, Node, Output, StatusWatch};
 pub use plan::Addresses;
-pub use protocol::{Cut, Exit, LinkEvent, LinkEventKind, LinkName, NodeView, ShapeCounters, SiteView, View};
+pub use protocol::{
+    Cut, Daemon, Exit, LinkEvent, LinkEventKind, LinkName, NodeView, ShapeCounters, SiteView, View,
+};
 pub use reentry::{reenter, reenter_with};
-pub use topology::{Family, Ipv6, Link, MAX, Nat, NodeSpec, Nodes, Shape, Site, Talos, Topology};
+pub use topology::{Family, Ipv6, Link, MAX, Membership, Nat, NodeSpec, Nodes, Shape, Site, Talos, Topology};

@@ -13,7 +13,7 @@ use tokio::net::unix::pipe;
 use crate::error::{Attempt as _, LabError};
 use crate::lab::{Asked, STEP_TIMEOUT, ask, unexpected, within};
 use crate::protocol::{
-    Answer, DaemonAction, Exit, Kill, LinkEvent, LinkEventKind, NodeView, Program, Request, SELF,
+    Answer, Daemon, DaemonAction, Exit, Kill, LinkEvent, LinkEventKind, NodeView, Program, Request, SELF,
 };
 use crate::sandbox::Sandbox;
 use crate::wire;
@@ -122,6 +122,14 @@ impl Node {
 
     async fn daemon(&self, action: DaemonAction) -> Result<(), LabError> {
         ask(&self.sandbox, Request::Daemon { node: self.name.clone(), action }).await.map(drop)
+    }
+
+    /// Starts its ichord in this way from its next start on.
+    ///
+    /// # Errors
+    /// [`LabError::Unknown`].
+    pub async fn set_daemon(&self, daemon: Daemon) -> Result<(), LabError> {
+        ask(&self.sandbox, Request::DaemonIs { node: self.name.clone(), daemon }).await.map(drop)
     }
 
     /// Moves it to the LAN of another site; in the same site, to its other address.

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::topology::{Family, Ipv6, MAX, Nat, NodeSpec, Site, Topology};
+use crate::topology::{Family, Ipv6, MAX, Membership, Nat, NodeSpec, Site, Topology};
 
 /// Seconds between packets that keep a NAT's mapping (the value that WireGuard's documentation gives).
 const KEEPALIVE: u16 = 25;
@@ -205,7 +205,11 @@ impl Topology {
         let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
         for (place, node) in self.places() {
             let mesh = Self::mesh_address(place);
-            text.push_str(&format!("{} {}\n{} {}\n", mesh.v4.addr(), node.name, mesh.v6.addr(), node.name));
+            text.push_str(&format!("{} {}\n", mesh.v4.addr(), node.name));
+            // That of a member follows from the identity of its network.
+            if self.membership == Membership::Listed {
+                text.push_str(&format!("{} {}\n", mesh.v6.addr(), node.name));
+            }
         }
         text
     }

@@ -25,6 +25,8 @@ pub(crate) enum Request {
     Run(Program),
     /// Change a node's ichord.
     Daemon { node: String, action: DaemonAction },
+    /// Start a node's ichord in this way from now on.
+    DaemonIs { node: String, daemon: Daemon },
     /// Shape a link anew.
     Shape { link: LinkName, shape: Shape },
     /// What a shaped link did so far.
@@ -102,6 +104,15 @@ pub(crate) enum DaemonAction {
     KillWorker,
     /// SIGHUP.
     Reload,
+}
+
+/// How an ichord is started, where that is not as usual.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Another program than the one that carries the lab: an `ichord` of another version.
+    pub program: Option<PathBuf>,
+    /// Added to its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Names a link.

@@ -30,9 +30,23 @@ pub struct Topology {
     /// Where all chance of the shaped links comes from.
     #[serde(default)]
     pub seed: u64,
+    /// How the ichords become a mesh.
+    #[serde(default)]
+    pub membership: Membership,
     /// Makes every node a simulated Talos node, besides its ichord.
     #[serde(default)]
     pub talos: Option<Talos>,
+}
+
+/// How the ichords of a lab become a mesh.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Membership {
+    /// Each is configured with the keys of all others, and starts with the lab.
+    #[default]
+    Listed,
+    /// They start without a configuration, and wait for join strings.
+    Tokens,
 }
 
 /// The Talos cluster that the nodes of a lab are.

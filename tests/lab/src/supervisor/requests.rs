@@ -131,6 +131,10 @@ impl Server {
                 self.daemon(&node, action).await?;
                 Answer::Done
             }
+            Request::DaemonIs { node, daemon } => {
+                self.with_world(async |world| world.set_daemon(&node, daemon)).await?;
+                Answer::Done
+            }
             Request::Forward { node } => {
                 let listener = fds.into_iter().next().ok_or_else(|| LabError::Failed {
                     what: format!("forward to {node}"),

@@ -16,12 +16,12 @@ use crate::net::link::{End, Links};
 use crate::net::nat::{self, WAN};
 use crate::net::nft;
 use crate::plan::{self, Addresses, Member, PRIVATE_KEY_FILE, Place};
-use crate::protocol::{Cut, LinkName, NodeView, ShapeCounters, SiteView, View};
+use crate::protocol::{Cut, Daemon, LinkName, NodeView, ShapeCounters, SiteView, View};
 use crate::reentry::DAEMON;
 use crate::shaper::{Shaper, Tap};
 use crate::talos::Simulation;
 use crate::talos::model::{ConfigRules, Effect};
-use crate::topology::{Family, Link, Nat, Shape, Topology};
+use crate::topology::{Family, Link, Membership, Nat, Shape, Topology};
 
 /// A node's interface to its LAN.
 pub(super) const LAN_OF_NODE: &str = "eth0";
@@ -50,6 +50,7 @@ struct Node {
     listen_port: u16,
     member: bool,
     public_key: Option<String>,
+    starts: Daemon,
     daemon: Option<Process>,
 }
 
@@ -94,6 +95,7 @@ impl World {
                 listen_port: spec.listen_port,
                 member: spec.daemon,
                 public_key: None,
+                starts: Daemon::default(),
                 daemon: None,
             };
             world.nodes.insert(spec.name.clone(), node);
@@ -252,10 +254,11 @@ impl World {
         let mut members = Vec::new();
         for (place, spec) in self.topology.places() {
             let Some(node) = self.nodes.get_mut(&spec.name) else { continue };
-            let (hosts, member) = (hosts.clone(), node.member);
+            let hosts = hosts.clone();
+            let is_listed = node.member && self.topology.membership == Membership::Listed;
             let public = node.host.run(move |_| async move {
                 root::write("/etc/hosts".as_ref(), 0o644, &hosts)?;
-                if !member {
+                if !is_listed {
                     return Ok(None);
                 }
                 // The key never leaves the node.
@@ -291,19 +294,29 @@ impl World {
         if node.daemon.as_ref().is_some_and(|daemon| !daemon.has_ended()) {
             return Ok(());
         }
+        let starts = node.starts.clone();
         let start = node.host.run(move |_| async move {
             let what = || "start ichord".to_owned();
             let log = OpenOptions::new().create(true).append(true).open(root::LOG).attempt(what)?;
-            let mut command = Command::new(root::program());
+            let mut command = Command::new(starts.program.as_deref().unwrap_or(root::program()));
+            if starts.program.is_none() {
+                command.arg(DAEMON).env(ichord::cli::REENTER_VARIABLE, DAEMON);
+            }
             command
-                .args([DAEMON, "run", "--config", CONFIG_FILE])
-                .env(ichord::cli::REENTER_VARIABLE, DAEMON)
+                .args(["run", "--config", CONFIG_FILE])
+                .envs(starts.environment)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().attempt(what)?)
                 .stderr(log);
             processes.spawn(&mut command).attempt(what)
         });
         node.daemon = Some(start.await?);
+        Ok(())
+    }
+
+    /// Starts a node's ichord in this way from now on.
+    pub(crate) fn set_daemon(&mut self, name: &str, daemon: Daemon) -> Result<(), LabError> {
+        self.node_mut(name)?.starts = daemon;
         Ok(())
     }
 

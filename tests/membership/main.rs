@@ -1,0 +1,12 @@
+//! Networks without a server, of real daemons in namespaces.
+
+mod clocks;
+mod disk;
+mod joining;
+mod machines;
+mod network;
+mod outsiders;
+mod removal;
+mod tokens;
+mod underlay;
+mod versions;

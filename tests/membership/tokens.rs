@@ -1,0 +1,104 @@
+//! Tokens that are used more often than granted.
+
+use std::time::{Duration, Instant};
+
+use ichor_lab::Cut;
+use ichor_tests::probe;
+use ichord::status::Status;
+
+use crate::machines::{hello, join_string};
+use crate::network::{
+    NAMES, assert_reaches, assert_whole, endpoint, tell, until_status_in, until_whole, with_network,
+};
+
+/// How long members may take to agree in this test: the machine may be busy. The figure is printed.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[test]
+fn every_member_that_holds_the_first_use_of_a_token_refuses_the_second() {
+    with_network(async |lab, operator| {
+        let nodes = NAMES.map(|name| lab.node(name));
+        for node in &nodes[..3] {
+            operator.admit(node).await?;
+        }
+        assert_whole(lab, &NAMES[..3]).await?;
+        for (n, member) in (1..).zip(&nodes[..3]) {
+            let used = nodes[..3].iter().find(|node| node.name() != member.name()).expect("another one");
+            let spent = join_string(&used.config().await?);
+            let good = join_string(&operator.token(&format!("x-{n}"), &[]).await?);
+            // The last one is answered: by then the first was looked at.
+            let hellos = [hello(spent, 50 + n), hello(good, 60 + n)];
+            let answers = probe::knock(&lab.node("op"), endpoint(member).await?, &hellos).await?;
+            assert_eq!(answers.len(), 1, "{answers:?}");
+        }
+        Ok(())
+    });
+}
+
+/// The key of the peer called `twin`; nothing while there are two.
+fn twin(status: &Status) -> Option<String> {
+    let mut twins = status.peers.iter().filter(|peer| peer.name == "twin");
+    let twin = twins.next()?;
+    twins.next().is_none().then(|| twin.public_key.clone())
+}
+
+#[test]
+fn two_parts_that_let_one_token_in_twice_agree_on_one_machine_when_they_meet() {
+    with_network(async |lab, operator| {
+        let [a, b, c, d] = NAMES.map(|name| lab.node(name));
+        operator.admit(&a).await?;
+        operator.admit(&c).await?;
+        assert_whole(lab, &["a", "c"]).await?;
+        let seed = endpoint(&c).await?.to_string();
+        let config = operator.token("twin", &["--seed", &seed]).await?;
+        let parts = Cut::Sites("here".to_owned(), "there".to_owned());
+        lab.cut(parts.clone()).await?;
+        for (machine, member) in [(&b, &a), (&d, &c)] {
+            machine.write_config(&config).await?;
+            machine.reload().await?;
+            // A member that was let in a moment ago does so once it has caught up, or once it takes itself to be alone.
+            until_status_in(machine, PATIENCE, |status| {
+                status.network.as_ref().is_some_and(|network| network.member.is_some())
+            })
+            .await?;
+            member.until_status("the machine", |status| twin(status).is_some()).await?;
+            assert_reaches(member, machine).await?;
+        }
+        let keys = [&b, &d].map(|machine| machine.status());
+        let [key_b, key_d] =
+            keys.map(async |status| status.await.map(|status| status.public_key.expect("a key")));
+        let (key_b, key_d) = (key_b.await?, key_d.await?);
+        let (mut of_a, mut of_c) = (a.watch_status().await?, c.watch_status().await?);
+        let (mut seen_a, mut seen_c) = (None, None);
+        let began = Instant::now();
+        lab.heal(parts).await?;
+        let agreed = async {
+            while seen_a.is_none() || seen_a != seen_c {
+                tokio::select! {
+                    status = of_a.next() => seen_a = twin(&status?),
+                    status = of_c.next() => seen_c = twin(&status?),
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, agreed).await.expect("in time")?;
+        tell(&format!("one token in two parts: all agree {:?} after they met", began.elapsed()));
+        let (winner, loser) = if seen_a.as_ref() == Some(&key_b) { (&b, &key_d) } else { (&d, &key_b) };
+        assert!(seen_a.as_ref() == Some(&key_b) || seen_a.as_ref() == Some(&key_d), "{seen_a:?}");
+        for member in [&a, &c, winner] {
+            until_whole(member, 3).await?;
+            let peers = member.run(["wg", "show", "ichor0", "peers"]).await?.stdout;
+            assert!(!peers.contains(loser), "{} has it: {peers}", member.name());
+        }
+        assert_reaches(&a, winner).await?;
+        assert_reaches(&c, winner).await?;
+        // Somebody should look at that.
+        for member in [&a, &c] {
+            let alarm = |status: &Status| {
+                status.problems.iter().any(|problem| problem.cause.contains("more often than granted"))
+            };
+            member.until_status("the alarm", alarm).await?;
+        }
+        Ok(())
+    });
+}
