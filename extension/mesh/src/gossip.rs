@@ -6,12 +6,24 @@
 //! member that is gone leaves no hole that the distances do not span.
 //!
 //! A new item goes at once to some neighbours, and its digest a moment later to the others, who ask if they did not
-//! get it otherwise. Every [`SUMMARY_INTERVAL`] a member compares all that it knows with one neighbour: a sum over
-//! everything, then sums over 64 buckets, then the digests of the buckets that differ. The same happens at once when a
-//! session with anybody begins, which is how a healed partition converges.
+//! get it otherwise. Every [`SUMMARY_INTERVAL`] a member compares all that it knows with one neighbour. The same happens
+//! at once when a session with anybody begins, which is how a healed partition converges:
+//!
+//! ```text
+//! A, who knows more          B, who knows less
+//!       summary  ----->
+//!                <-----  sums of 64 buckets
+//!         parts  ----->                          digests where the buckets differ
+//!                <-----  wants, and what A lacks
+//!         items  ----->
+//!                <-----  wants, while there are any, then a summary
+//! ```
+//!
+//! Who knows less leads, because it knows what it has asked others for. Whoever has the fewer items knows less; if it
+//! gets the summary of such a one, a member just answers with its own.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,11 +31,14 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::RngCore as _;
 
 use crate::record::IdentityKey;
-use crate::roster::{ItemDigest, Roster};
+use crate::roster::{BUCKETS, ItemDigest, Roster};
 
 mod message;
+mod wanted;
 
-pub use self::message::{BUCKETS, BadMessage, MAX_HELLO_KEYS, MAX_PAYLOAD, Message};
+use self::wanted::{Questions, Wanted};
+
+pub use self::message::{BadMessage, MAX_HELLO_KEYS, MAX_PAYLOAD, Message};
 
 /// Neighbours that get a new item at once.
 const EAGER: usize = 4;
@@ -35,23 +50,21 @@ pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How often notes are compared again with one that never agrees.
 const MAX_AGAIN: u8 = 8;
-/// Buckets whose digests are exchanged at once: bounds the burst that a comparison causes.
-const BUCKETS_AT_ONCE: usize = 8;
+/// How long a comparison that was asked for may take before it is asked for again.
+const COMPARING: Duration = Duration::from_millis(200);
+/// Who waits for more items than these does not look for others at the same time.
+const MANY: usize = 256;
+/// How often a comparison is put off because of items that are still on their way.
+const MAX_PUT_OFF: u8 = 8;
+/// Wait for stragglers after the last item that was on its way came.
+const SETTLE: Duration = Duration::from_millis(20);
 /// Messages with digests that a comparison causes at most: in a large network another part each time.
 const PARTS_AT_ONCE: usize = 32;
 /// Items sent in answer to one message.
 const ITEMS_AT_ONCE: usize = 128;
-/// How long an item that was asked for may be on its way before another is asked.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
-/// Others who are remembered to have an item that was asked for.
-const MAX_OTHERS: usize = 3;
-
 /// Bytes that one member may draw from this one in a second, and at once: all that a network of 1,000 members knows takes
 /// some two seconds.
 const BUDGET: usize = 512 * 1024;
-/// Items that are on their way from one member, and from all.
-const MAX_ASKED_OF_ONE: usize = 1024;
-const MAX_ASKED: usize = 8192;
 
 /// Messages to send, each to one member.
 pub type Outbox = Vec<(IdentityKey, Vec<u8>)>;
@@ -62,25 +75,25 @@ pub struct Gossip {
     lazy: BTreeMap<IdentityKey, Vec<ItemDigest>>,
     lazy_at: Option<Instant>,
     summary_at: Instant,
-    again: BTreeMap<IdentityKey, (Instant, u8)>,
-    asked: BTreeMap<ItemDigest, Asked>,
+    again: BTreeMap<IdentityKey, Again>,
+    wanted: Wanted,
+    /// Who was sent our buckets a moment ago.
+    comparing: BTreeMap<IdentityKey, Instant>,
     /// What members may still draw, and since when.
     budgets: BTreeMap<IdentityKey, (Instant, usize)>,
     agreed: bool,
-    /// Where the next comparison of buckets begins.
+    /// Where the next comparison begins.
     turn: usize,
-    /// Where the next one of parts of buckets begins.
-    part_turn: usize,
 }
 
-/// An item that was asked for.
-#[derive(Debug)]
-struct Asked {
+/// Notes are to be compared again with a member.
+#[derive(Debug, Clone, Copy)]
+struct Again {
     at: Instant,
-    /// Who was asked.
-    of: IdentityKey,
-    /// Who else has it.
-    others: Vec<IdentityKey>,
+    /// How often that led to nothing.
+    count: u8,
+    /// How often it was put off.
+    put_off: u8,
 }
 
 impl Gossip {
@@ -91,11 +104,11 @@ impl Gossip {
             lazy_at: None,
             summary_at: now + SUMMARY_INTERVAL,
             again: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            wanted: Wanted::default(),
+            comparing: BTreeMap::new(),
             budgets: BTreeMap::new(),
             agreed: false,
             turn: 0,
-            part_turn: 0,
         }
     }
 
@@ -114,10 +127,14 @@ impl Gossip {
         now: Instant,
         rng: &mut ChaCha12Rng,
     ) -> Outbox {
-        self.asked.remove(&digest);
+        let was_asked_for = self.known(digest, now);
         // While a comparison leads to something, it goes on.
-        if let Some((_, count)) = from.and_then(|from| self.again.get_mut(&from)) {
-            *count = 0;
+        if let Some(again) = from.and_then(|from| self.again.get_mut(&from)) {
+            again.count = 0;
+        }
+        // Who catches up is told what others know long since. If somebody does not, comparing notes with it will show.
+        if was_asked_for && !self.agreed {
+            return Vec::new();
         }
         let mut others: Vec<_> = reachable.iter().filter(|member| Some(**member) != from).copied().collect();
         let eager = EAGER.min(others.len());
@@ -163,22 +180,19 @@ impl Gossip {
         now: Instant,
     ) -> Outbox {
         match message {
-            Message::Summary { .. } if *message == Message::summary(roster) => {
-                self.again.remove(&from);
-                // Who was let in a moment ago knows that little, too.
-                self.agreed |= roster.members().count() > 1;
-                Vec::new()
-            }
-            Message::Summary { .. } => vec![(from, Message::buckets(roster).encode())],
-            Message::Buckets(theirs) => self.compare_buckets(from, theirs, roster, now),
+            Message::Summary { count, sum } => self.compare(from, (*count, *sum), roster, now),
+            Message::Buckets(theirs) => self.compare_buckets(from, theirs, roster),
             Message::Bucket { index, digests } => {
-                let is_in = |digest: ItemDigest| message::bucket(digest) == usize::from(*index);
-                self.compare_part(from, is_in, digests, roster, now)
+                let index = usize::from(*index);
+                self.compare_part(from, ItemDigest::of_buckets(index, index), digests, roster, now)
             }
             Message::Part { first, last, digests } => {
-                self.compare_part(from, |digest| (*first..=*last).contains(&digest), digests, roster, now)
+                self.compare_part(from, *first..=*last, digests, roster, now)
             }
-            Message::Have(digests) => self.ask(from, digests.iter().copied(), roster, now),
+            Message::Have(digests) => {
+                self.wanted.told(from, digests.iter().copied(), roster);
+                questions(self.wanted.ask(now))
+            }
             Message::Want(digests) => answer(from, digests, roster),
             Message::Items(_)
             | Message::Ping(_)
@@ -202,111 +216,96 @@ impl Gossip {
         outbox
     }
 
-    fn compare_buckets(
-        &mut self,
-        from: IdentityKey,
-        theirs: &[u64; BUCKETS],
-        roster: &Roster,
-        now: Instant,
-    ) -> Outbox {
-        let Message::Buckets(ours) = Message::buckets(roster) else { return Vec::new() };
-        // From another bucket each time: what is in the first ones may have to wait for what is in the last.
-        self.turn = (self.turn + BUCKETS_AT_ONCE) % BUCKETS;
-        let around = (0..BUCKETS).map(|n| (n + self.turn) % BUCKETS);
-        let differing = around.filter(|n| ours[*n] != theirs[*n]).take(BUCKETS_AT_ONCE);
-        let buckets: Vec<u8> = differing.map(|n| n as u8).collect();
-        if !buckets.is_empty() {
-            self.compare_again(from, now);
+    fn compare(&mut self, from: IdentityKey, theirs: (u32, u64), roster: &Roster, now: Instant) -> Outbox {
+        let summary = Message::summary(roster);
+        let Message::Summary { count, sum } = summary else { return Vec::new() };
+        if theirs == (count, sum) {
+            self.again.remove(&from);
+            // Who was let in a moment ago knows that little, too.
+            self.agreed |= roster.members().nth(1).is_some();
+            return Vec::new();
         }
-        let parts: Vec<_> = buckets
-            .into_iter()
-            .flat_map(|index| {
-                let digests: Vec<_> = roster
-                    .digests()
-                    .filter(|digest| message::bucket(*digest) == usize::from(index))
-                    .collect();
-                message::bucket_digests(index, &digests)
-            })
-            .collect();
-        let skip = if parts.len() > PARTS_AT_ONCE { self.part_turn % parts.len() } else { 0 };
-        self.part_turn = self.part_turn.wrapping_add(PARTS_AT_ONCE);
+        if theirs < (count, sum) {
+            return vec![(from, summary.encode())];
+        }
+        let is_under_way = self.comparing.get(&from).is_some_and(|at| now < *at + COMPARING);
+        if is_under_way || self.puts_off(&from, MANY) {
+            self.compare_again(from, now);
+            return Vec::new();
+        }
+        self.comparing.insert(from, now);
+        self.compare_again(from, now);
+        vec![(from, Message::buckets(roster).encode())]
+    }
+
+    /// Whether a comparison waits for more than `few` items that are still on their way.
+    fn puts_off(&self, member: &IdentityKey, few: usize) -> bool {
+        let put_off = self.again.get(member).map_or(0, |again| again.put_off);
+        self.wanted.len() > few && put_off < MAX_PUT_OFF
+    }
+
+    fn compare_buckets(&mut self, from: IdentityKey, theirs: &[u64; BUCKETS], roster: &Roster) -> Outbox {
+        let parts = message::differing(roster, theirs);
+        // From another one each time: what is in the first ones may have to wait for what is in the last.
+        let skip = if parts.len() > PARTS_AT_ONCE { self.turn % parts.len() } else { 0 };
+        self.turn = self.turn.wrapping_add(PARTS_AT_ONCE);
         let around = parts.iter().cycle().skip(skip).take(parts.len().min(PARTS_AT_ONCE));
         around.map(|message| (from, message.clone())).collect()
     }
 
-    /// They told what they have in one bucket, or a part of it: send what they lack, ask for what we lack.
+    /// They told what they have between two digests: send what they lack, ask for what we lack.
     fn compare_part(
         &mut self,
         from: IdentityKey,
-        is_in: impl Fn(ItemDigest) -> bool,
+        range: RangeInclusive<ItemDigest>,
         theirs: &[ItemDigest],
         roster: &Roster,
         now: Instant,
     ) -> Outbox {
         let has: BTreeSet<_> = theirs.iter().copied().collect();
-        let lacking: Vec<_> =
-            roster.digests().filter(|digest| is_in(*digest) && !has.contains(digest)).collect();
+        let lacking: Vec<_> = roster.digests_in(range).filter(|digest| !has.contains(digest)).collect();
         let mut outbox = answer(from, &lacking, roster);
-        outbox.extend(self.ask(from, theirs.iter().copied(), roster, now));
+        self.wanted.told(from, theirs.iter().copied(), roster);
+        outbox.extend(questions(self.wanted.ask(now)));
         self.compare_again(from, now);
         outbox
     }
 
-    fn ask(
-        &mut self,
-        from: IdentityKey,
-        digests: impl Iterator<Item = ItemDigest>,
-        roster: &Roster,
-        now: Instant,
-    ) -> Outbox {
-        let mut unknown = Vec::new();
-        let of_one = self.asked.values().filter(|asked| asked.of == from).count();
-        let mut room =
-            MAX_ASKED_OF_ONE.saturating_sub(of_one).min(MAX_ASKED.saturating_sub(self.asked.len()));
-        for digest in digests.filter(|digest| !roster.knows(*digest)) {
-            match self.asked.entry(digest) {
-                Entry::Vacant(_) if room == 0 => {}
-                Entry::Vacant(entry) => {
-                    entry.insert(Asked { at: now, of: from, others: Vec::new() });
-                    unknown.push(digest);
-                    room -= 1;
-                }
-                // It is on its way already; if it gets lost, this one has it, too.
-                Entry::Occupied(mut entry) => {
-                    let others = &mut entry.get_mut().others;
-                    if others.len() < MAX_OTHERS && !others.contains(&from) {
-                        others.push(from);
-                    }
-                }
-            }
-        }
-        message::want(&unknown).into_iter().map(|message| (from, message)).collect()
+    /// An item came, and was not taken up yet.
+    pub fn arrived(&mut self, digest: ItemDigest, now: Instant) {
+        self.wanted.arrived(digest, now);
+        self.hurry(now);
     }
 
-    /// Asks others for what was asked for and did not come.
-    fn ask_others(&mut self, roster: &Roster, now: Instant) -> Outbox {
-        let mut wanted: BTreeMap<IdentityKey, Vec<ItemDigest>> = BTreeMap::new();
-        self.asked.retain(|digest, asked| {
-            if now.saturating_duration_since(asked.at) < ASK_AGAIN_AFTER {
-                return true;
+    /// What to ask for now that items came from a member.
+    pub fn ask_more(&mut self, of: &IdentityKey, now: Instant) -> Outbox {
+        if self.wanted.may_ask(of) { questions(self.wanted.ask(now)) } else { Vec::new() }
+    }
+
+    fn known(&mut self, digest: ItemDigest, now: Instant) -> bool {
+        let was_asked_for = self.wanted.known(digest);
+        if was_asked_for {
+            self.hurry(now);
+        }
+        was_asked_for
+    }
+
+    /// When all that was asked for has come, it is time to see what is still missing.
+    fn hurry(&mut self, now: Instant) {
+        if self.wanted.len() == 0 {
+            for again in self.again.values_mut().filter(|again| again.at <= now + AGAIN_AFTER) {
+                again.at = again.at.min(now + SETTLE);
             }
-            let other = asked.others.pop().filter(|_| !roster.knows(*digest));
-            asked.at = now;
-            asked.of = other.unwrap_or(asked.of);
-            other.map(|other| wanted.entry(other).or_default().push(*digest)).is_some()
-        });
-        let messages = wanted.into_iter();
-        messages
-            .flat_map(|(to, digests)| message::want(&digests).into_iter().map(move |message| (to, message)))
-            .collect()
+        }
     }
 
     fn compare_again(&mut self, member: IdentityKey, now: Instant) {
-        // One exchange compares many buckets, and counts once.
-        let (at, count) = self.again.get(&member).copied().unwrap_or((now + SUMMARY_INTERVAL, 0));
-        let is_due_soon = at <= now + AGAIN_AFTER;
-        if !is_due_soon && count < MAX_AGAIN {
-            self.again.insert(member, (now + AGAIN_AFTER, count + 1));
+        // One exchange compares in many parts, and counts once.
+        let later = Again { at: now + SUMMARY_INTERVAL, count: 0, put_off: 0 };
+        let again = self.again.get(&member).copied().unwrap_or(later);
+        let is_due_soon = again.at <= now + AGAIN_AFTER;
+        if !is_due_soon && again.count < MAX_AGAIN {
+            self.again.insert(member, Again { at: now + AGAIN_AFTER, count: again.count + 1, ..again });
         }
     }
 
@@ -320,7 +319,9 @@ impl Gossip {
     ) -> Outbox {
         // Who drew nothing for a second may draw all again.
         self.budgets.retain(|_, (since, _)| now.saturating_duration_since(*since) < Duration::from_secs(1));
-        let mut outbox = self.ask_others(roster, now);
+        self.comparing.retain(|_, at| now < *at + COMPARING);
+        let mut outbox = questions(self.wanted.handle_timeout(roster, now));
+        outbox.retain(|(to, _)| reachable.contains(to));
         if self.lazy_at.is_some_and(|at| at <= now) {
             self.lazy_at = None;
             for (member, digests) in std::mem::take(&mut self.lazy) {
@@ -328,16 +329,20 @@ impl Gossip {
             }
         }
         let due: Vec<_> =
-            self.again.iter().filter(|(_, (at, _))| *at <= now).map(|(member, _)| *member).collect();
+            self.again.iter().filter(|(_, again)| again.at <= now).map(|(member, _)| *member).collect();
         for member in due {
-            // The count stays until they agree.
-            if let Some((at, _)) = self.again.get_mut(&member) {
-                *at = now + SUMMARY_INTERVAL;
-            }
-            if reachable.contains(&member) {
-                outbox.push((member, Message::summary(roster).encode()));
-            } else {
+            if !reachable.contains(&member) {
                 self.again.remove(&member);
+                continue;
+            }
+            let puts_off = self.puts_off(&member, 0);
+            if let Some(again) = self.again.get_mut(&member) {
+                again.put_off = if puts_off { again.put_off + 1 } else { 0 };
+                // The count stays until they agree.
+                again.at = now + if puts_off { AGAIN_AFTER } else { SUMMARY_INTERVAL };
+            }
+            if !puts_off {
+                outbox.push((member, Message::summary(roster).encode()));
             }
         }
         if self.summary_at <= now {
@@ -355,10 +360,16 @@ impl Gossip {
 
     /// When something is due.
     pub fn deadline(&self) -> Instant {
-        let again = self.again.values().map(|(at, _)| *at).min();
-        let asked = self.asked.values().map(|asked| asked.at + ASK_AGAIN_AFTER).min();
-        [self.lazy_at, again, asked].into_iter().flatten().fold(self.summary_at, Instant::min)
+        let again = self.again.values().map(|again| again.at).min();
+        let others = [self.lazy_at, again, self.wanted.deadline()];
+        others.into_iter().flatten().fold(self.summary_at, Instant::min)
     }
+}
+
+fn questions(questions: Questions) -> Outbox {
+    let each = questions.into_iter();
+    each.flat_map(|(of, digests)| message::want(&digests).into_iter().map(move |message| (of, message)))
+        .collect()
 }
 
 fn answer(to: IdentityKey, digests: &[ItemDigest], roster: &Roster) -> Outbox {

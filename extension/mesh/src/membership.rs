@@ -224,7 +224,10 @@ impl Membership {
         this.us.settled = Some(saved.settled);
         // Whatever depends on a later one is taken up in a later round. It was all true when it was written down.
         this.roster.trust(true);
-        while items.iter().any(|item| this.roster.apply(item.clone()) == Applied::New) {}
+        let apply_all = |roster: &mut Roster| {
+            items.iter().filter(|item| roster.apply((*item).clone()) == Applied::New).count()
+        };
+        while apply_all(&mut this.roster) > 0 {}
         this.roster.restore_installed(saved.installed);
         this.roster.take_revived();
         this.announce(now);
@@ -371,10 +374,10 @@ impl Membership {
         match message {
             Message::Items(items) => {
                 for item in items {
-                    if let Ok(item) = Item::open(item, self.roster.network(), self.crypto) {
-                        self.take(item, Some(from), now);
-                    }
+                    self.take_bytes(item, from, now);
                 }
+                let outbox = self.gossip.ask_more(&from, now.instant);
+                self.send(outbox);
             }
             Message::HelloKeys(keys) => self.take_keys(keys, Some(from), now),
             Message::Ping(nonce) => self.send(vec![(from, Message::Pong(nonce).encode())]),
@@ -418,6 +421,19 @@ impl Membership {
     }
 
     // Records
+
+    /// Takes an item that a member sent. Most come several times: those that are known cost no look at their signatures.
+    fn take_bytes(&mut self, bytes: &[u8], from: IdentityKey, now: Now) {
+        let network = *self.roster.network();
+        let is_new = Item::digest_of(bytes, &network).is_some_and(|digest| !self.roster.knows(digest));
+        if !is_new {
+            return;
+        }
+        if let Ok(item) = Item::open(bytes, &network, self.crypto) {
+            self.gossip.arrived(item.digest(), now.instant);
+            self.take(item, Some(from), now);
+        }
+    }
 
     /// Takes an item whose signatures were checked, and passes it on if it is new.
     fn take(&mut self, item: Item, from: Option<IdentityKey>, now: Now) -> Applied {

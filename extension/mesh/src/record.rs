@@ -214,33 +214,25 @@ impl Envelope {
         network: &NetworkId,
         crypto: &dyn Crypto,
     ) -> Result<(Self, &'b [u8]), RecordError> {
-        let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(RecordError::Malformed)?;
-        let kind = Kind::from_byte(header[0]).ok_or(RecordError::Malformed)?;
-        let count = usize::from(header[1]);
-        let body_len = usize::from(u16::from_le_bytes([header[2], header[3]]));
-        let signatures_len = count * (KEY_LEN + SIGNATURE_LEN);
-        if count == 0
-            || count > MAX_SIGNATURES
-            || body_len > MAX_BODY
-            || rest.len() < signatures_len + body_len
-        {
-            return Err(RecordError::Malformed);
-        }
-        let (signatures, rest) = rest.split_at(signatures_len);
-        let (body, rest) = rest.split_at(body_len);
-        let parts = signatures.chunks_exact(KEY_LEN + SIGNATURE_LEN);
-        let signers: Vec<[u8; KEY_LEN]> =
-            parts.clone().filter_map(|part| part.first_chunk::<KEY_LEN>()).copied().collect();
+        let Parts { kind, signers, signatures, body, len, rest } = split(bytes)?;
         let message = signed_bytes(kind, network, &signers, body);
-        for (signer, part) in signers.iter().zip(parts) {
+        for (signer, part) in signers.iter().zip(signatures.chunks_exact(KEY_LEN + SIGNATURE_LEN)) {
             let signature = part.last_chunk::<SIGNATURE_LEN>().ok_or(RecordError::Malformed)?;
             if !crypto.verify(signer, &message, signature) {
                 return Err(RecordError::Signature);
             }
         }
-        let len = HEADER_LEN + signatures_len + body_len;
         let envelope = Self { kind, id: RecordId(hash(&[&message])), signers, bytes: bytes[..len].into() };
         Ok((envelope, rest))
+    }
+
+    /// The kind and identity of the record at the start of `bytes`, and what follows it. Its signatures are not checked.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn peek<'b>(bytes: &'b [u8], network: &NetworkId) -> Result<(Kind, RecordId, &'b [u8]), RecordError> {
+        let Parts { kind, signers, body, rest, .. } = split(bytes)?;
+        Ok((kind, RecordId(hash(&[&signed_bytes(kind, network, &signers, body)])), rest))
     }
 
     /// Reads one record of one kind that is all of `bytes`.
@@ -296,6 +288,35 @@ impl Envelope {
             _ => Err(RecordError::Signature),
         }
     }
+}
+
+/// Where the parts of a record are.
+struct Parts<'b> {
+    kind: Kind,
+    signers: Vec<[u8; KEY_LEN]>,
+    /// Keys and signatures in turn.
+    signatures: &'b [u8],
+    body: &'b [u8],
+    /// Bytes of the whole record.
+    len: usize,
+    /// What follows it.
+    rest: &'b [u8],
+}
+
+fn split(bytes: &[u8]) -> Result<Parts<'_>, RecordError> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(RecordError::Malformed)?;
+    let kind = Kind::from_byte(header[0]).ok_or(RecordError::Malformed)?;
+    let count = usize::from(header[1]);
+    let body_len = usize::from(u16::from_le_bytes([header[2], header[3]]));
+    let signatures_len = count * (KEY_LEN + SIGNATURE_LEN);
+    if count == 0 || count > MAX_SIGNATURES || body_len > MAX_BODY || rest.len() < signatures_len + body_len {
+        return Err(RecordError::Malformed);
+    }
+    let (signatures, rest) = rest.split_at(signatures_len);
+    let (body, rest) = rest.split_at(body_len);
+    let parts = signatures.chunks_exact(KEY_LEN + SIGNATURE_LEN);
+    let signers = parts.filter_map(|part| part.first_chunk::<KEY_LEN>()).copied().collect();
+    Ok(Parts { kind, signers, signatures, body, len: HEADER_LEN + signatures_len + body_len, rest })
 }
 
 impl fmt::Debug for Envelope {

@@ -23,6 +23,7 @@
 //! 5. *Names and addresses.* Whoever is installed stays; the other waits.
 
 mod chain;
+mod digests;
 mod item;
 pub mod owners;
 mod resolve;
@@ -31,6 +32,7 @@ mod rules;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use crate::crypto::KEY_LEN;
 use crate::record::announcement::SignedAnnouncement;
@@ -41,8 +43,10 @@ use crate::record::owner::{SignedOwnerChange, SignedRename};
 use crate::record::tombstone::{End, SignedTombstone};
 use crate::record::{IdentityKey, NetworkId, OwnerKey, RecordId};
 
+use self::digests::Digests;
 use self::owners::Owners;
 
+pub use self::digests::BUCKETS;
 pub use self::item::{Item, ItemDigest, Settled};
 pub use self::resolve::{Problem, Status};
 
@@ -96,7 +100,7 @@ pub struct Roster {
     on_trust: BTreeSet<IdentityKey>,
     installed: BTreeSet<IdentityKey>,
     status: BTreeMap<IdentityKey, Status>,
-    digests: BTreeMap<ItemDigest, ItemKey>,
+    digests: Digests,
     index: Index,
     changed: BTreeSet<IdentityKey>,
     revived: Vec<ItemDigest>,
@@ -170,7 +174,7 @@ impl Roster {
             on_trust: BTreeSet::new(),
             installed: BTreeSet::new(),
             status: BTreeMap::new(),
-            digests: BTreeMap::new(),
+            digests: Digests::default(),
             index: Index::default(),
             changed: BTreeSet::new(),
             revived: Vec::new(),
@@ -188,7 +192,7 @@ impl Roster {
     /// Takes an item whose signatures were checked.
     pub fn apply(&mut self, item: Item) -> Applied {
         let digest = item.digest();
-        if self.digests.contains_key(&digest) {
+        if self.knows(digest) {
             return Applied::Known;
         }
         let applied = match item {
@@ -313,22 +317,37 @@ impl Roster {
 
     /// The items, to save them or to pass them on.
     pub fn items(&self) -> impl Iterator<Item = Item> {
-        self.digests.values().filter_map(|key| self.item(*key))
+        self.digests.keys().filter_map(|key| self.item(key))
+    }
+
+    /// How many items there are.
+    pub fn item_count(&self) -> usize {
+        self.digests.len()
+    }
+
+    /// The sums of the digests of all items, by bucket.
+    pub fn digest_sums(&self) -> &[u64; BUCKETS] {
+        self.digests.sums()
     }
 
     /// The digests of all items, in order.
     pub fn digests(&self) -> impl Iterator<Item = ItemDigest> {
-        self.digests.keys().copied()
+        self.digests_in(ItemDigest(0)..=ItemDigest(u64::MAX))
+    }
+
+    /// Those in `range`.
+    pub fn digests_in(&self, range: RangeInclusive<ItemDigest>) -> impl Iterator<Item = ItemDigest> {
+        self.digests.range(range)
     }
 
     /// The item with this digest.
     pub fn find(&self, digest: ItemDigest) -> Option<Item> {
-        self.digests.get(&digest).and_then(|key| self.item(*key))
+        self.digests.get(digest).and_then(|key| self.item(key))
     }
 
     /// Whether the item with this digest is known.
     pub fn knows(&self, digest: ItemDigest) -> bool {
-        self.digests.contains_key(&digest)
+        self.digests.get(digest).is_some()
     }
 
     /// How often a grant was used, by all that is known: also by members that are gone.
@@ -395,7 +414,7 @@ impl Roster {
             }
         };
         if let Some(old) = old {
-            self.digests.remove(&old.digest());
+            self.digests.remove(old.digest());
         }
         self.digests.insert(digest, key);
     }

@@ -12,17 +12,16 @@
 //! Numbers are little-endian. A sum is the exclusive or of digests.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::crypto::Secret;
 use crate::hello::HelloKey;
 use crate::record::tlv::{read_sockets, write_sockets};
-use crate::roster::{ItemDigest, Roster};
+use crate::roster::{BUCKETS, ItemDigest, Roster};
 
 /// Longest message: with its headers a packet of 1280 bytes, the least MTU of IPv6.
 pub const MAX_PAYLOAD: usize = 1240;
-/// Buckets of digests, by their upper six bits.
-pub const BUCKETS: usize = 64;
 /// Digests in one message.
 const MAX_DIGESTS: usize = (MAX_PAYLOAD - 2) / 8;
 /// Hello keys in one message.
@@ -41,6 +40,8 @@ const OBSERVED: u8 = 10;
 const PART: u8 = 11;
 /// Digests in one part.
 const MAX_PART: usize = (MAX_PAYLOAD - 17) / 8;
+/// Digests between two that differ which cost less than another message.
+const MAX_GAP: usize = 32;
 
 /// A message, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,14 +57,14 @@ pub enum Message<'a> {
     },
     /// The same, in 64 sums.
     Buckets(Box<[u64; BUCKETS]>),
-    /// All digests of one bucket.
+    /// All digests of one bucket. Said by older versions; a part says the same of any range.
     Bucket {
         /// Which bucket.
         index: u8,
         /// The digests in it.
         digests: Vec<ItemDigest>,
     },
-    /// All digests of a part of a bucket that has too many for one message.
+    /// All digests between two.
     Part {
         /// The least digest that it covers.
         first: ItemDigest,
@@ -194,24 +195,14 @@ impl<'a> Message<'a> {
 
     /// The sum over all that `roster` knows.
     pub fn summary(roster: &Roster) -> Self {
-        let (count, sum) =
-            roster.digests().fold((0u32, 0), |(count, sum), digest| (count + 1, sum ^ digest.0));
-        Self::Summary { count, sum }
+        let count = u32::try_from(roster.item_count()).unwrap_or(u32::MAX);
+        Self::Summary { count, sum: roster.digest_sums().iter().fold(0, |all, sum| all ^ sum) }
     }
 
     /// The sums by bucket.
     pub fn buckets(roster: &Roster) -> Self {
-        let mut sums = Box::new([0; BUCKETS]);
-        for digest in roster.digests() {
-            sums[bucket(digest)] ^= digest.0;
-        }
-        Self::Buckets(sums)
+        Self::Buckets(Box::new(*roster.digest_sums()))
     }
-}
-
-/// The bucket of a digest.
-pub(super) fn bucket(digest: ItemDigest) -> usize {
-    (digest.0 >> 58) as usize
 }
 
 /// Messages with `items`, as few as their lengths allow.
@@ -238,22 +229,39 @@ pub(super) fn want(digests: &[ItemDigest]) -> Vec<Vec<u8>> {
     digests.chunks(MAX_DIGESTS).map(|part| Message::Want(part.to_vec()).encode()).collect()
 }
 
-/// The digests of one bucket, in order. One that is empty is said, too. One that is too long for a message is said in
-/// parts, which say where they begin and end: each can be compared alone.
-pub(super) fn bucket_digests(index: u8, digests: &[ItemDigest]) -> Vec<Vec<u8>> {
-    if digests.len() <= MAX_DIGESTS {
-        return vec![Message::Bucket { index, digests: digests.to_vec() }.encode()];
+/// Messages with the digests that `roster` has where its buckets differ from `theirs`. Each says where it begins and
+/// ends, and can be compared alone. What differs and is near each other is said together.
+pub(super) fn differing(roster: &Roster, theirs: &[u64; BUCKETS]) -> Vec<Vec<u8>> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let ours = roster.digest_sums().iter();
+    for (index, _) in ours.zip(theirs).enumerate().filter(|(_, (ours, theirs))| ours != theirs) {
+        match runs.last_mut() {
+            Some((_, last)) if gap(roster, *last, index) <= MAX_GAP => *last = index,
+            _ => runs.push((index, index)),
+        }
     }
-    let begin = u64::from(index) << 58;
-    let end = begin | ((1 << 58) - 1);
-    let parts = digests.chunks(MAX_PART).enumerate();
-    parts
-        .map(|(n, part)| {
-            let first = if n == 0 { begin } else { part.first().map_or(begin, |first| first.0) };
-            let next = digests.get((n + 1) * MAX_PART);
-            let last = next.map_or(end, |next| next.0.saturating_sub(1));
-            Message::Part { first: ItemDigest(first), last: ItemDigest(last), digests: part.to_vec() }
-                .encode()
+    runs.into_iter().flat_map(|(first, last)| parts(roster, ItemDigest::of_buckets(first, last))).collect()
+}
+
+/// Digests between two buckets.
+fn gap(roster: &Roster, before: usize, after: usize) -> usize {
+    if after == before + 1 {
+        return 0;
+    }
+    roster.digests_in(ItemDigest::of_buckets(before + 1, after - 1)).take(MAX_GAP + 1).count()
+}
+
+fn parts(roster: &Roster, range: RangeInclusive<ItemDigest>) -> Vec<Vec<u8>> {
+    let digests: Vec<_> = roster.digests_in(range.clone()).collect();
+    // One that is empty is said, too.
+    let count = digests.len().div_ceil(MAX_PART).max(1);
+    let first_of = |n: usize| digests.get(n * MAX_PART).copied().filter(|_| n > 0 && n < count);
+    (0..count)
+        .map(|n| {
+            let first = first_of(n).unwrap_or(*range.start());
+            let last = first_of(n + 1).map_or(*range.end(), |next| ItemDigest(next.0.saturating_sub(1)));
+            let digests = digests.iter().skip(n * MAX_PART).take(MAX_PART).copied().collect();
+            Message::Part { first, last, digests }.encode()
         })
         .collect()
 }

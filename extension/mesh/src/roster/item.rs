@@ -122,23 +122,42 @@ impl Item {
 
     /// What tells it from every other item.
     pub fn digest(&self) -> ItemDigest {
-        let (kind, id) = match self {
-            // A member may be admitted twice; which admission is kept matters, too.
-            Self::Settled(settled) => {
-                (Kind::Member, hash(&[&settled.id().0, &settled.receipt.envelope.id().0]))
-            }
-            Self::Announcement(item) => (Kind::Announcement, item.envelope.id().0),
-            Self::Tombstone(item) => (Kind::Tombstone, item.id.0),
-            Self::OwnerChange(item) => (Kind::OwnerChange, item.id.0),
-            Self::Rename(item) => (Kind::Rename, item.id.0),
-        };
-        let digest = hash(&[&[kind as u8], &id]);
-        let mut short = [0; 8];
-        short.copy_from_slice(&digest[..8]);
-        ItemDigest(u64::from_le_bytes(short))
+        match self {
+            Self::Settled(settled) => ItemDigest::of_settled(&settled.id(), &settled.receipt.envelope.id()),
+            Self::Announcement(item) => ItemDigest::of(Kind::Announcement, &item.envelope.id().0),
+            Self::Tombstone(item) => ItemDigest::of(Kind::Tombstone, &item.id.0),
+            Self::OwnerChange(item) => ItemDigest::of(Kind::OwnerChange, &item.id.0),
+            Self::Rename(item) => ItemDigest::of(Kind::Rename, &item.id.0),
+        }
+    }
+
+    /// The digest of the item that `bytes` would be if its signatures were right: to spare the look at the signatures of
+    /// what is known.
+    pub fn digest_of(bytes: &[u8], network: &NetworkId) -> Option<ItemDigest> {
+        let (kind, id, rest) = Envelope::peek(bytes, network).ok()?;
+        if kind != Kind::Grant {
+            return rest.is_empty().then(|| ItemDigest::of(kind, &id.0));
+        }
+        let (_, member, rest) = Envelope::peek(rest, network).ok()?;
+        let (_, receipt, rest) = Envelope::peek(rest, network).ok()?;
+        rest.is_empty().then(|| ItemDigest::of_settled(&member, &receipt))
     }
 }
 
 /// The short name of an item, by which nodes compare what they know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ItemDigest(pub u64);
+
+impl ItemDigest {
+    fn of(kind: Kind, id: &[u8]) -> Self {
+        let digest = hash(&[&[kind as u8], id]);
+        let mut short = [0; 8];
+        short.copy_from_slice(&digest[..8]);
+        Self(u64::from_le_bytes(short))
+    }
+
+    /// A member may be admitted twice; which admission is kept matters, too.
+    fn of_settled(member: &RecordId, receipt: &RecordId) -> Self {
+        Self::of(Kind::Member, &hash(&[&member.0, &receipt.0]))
+    }
+}

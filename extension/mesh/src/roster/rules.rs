@@ -177,7 +177,7 @@ impl Roster {
 
     fn forget_tombstone(&mut self, id: &RecordId) {
         if let Some(item) = self.tombstones.remove(id) {
-            self.digests.remove(&Item::Tombstone(item).digest());
+            self.digests.remove(Item::Tombstone(item).digest());
         }
     }
 

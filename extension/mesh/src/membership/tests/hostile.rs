@@ -214,25 +214,34 @@ fn what_a_member_draws_in_answer_is_bounded() {
 fn what_a_member_claims_to_have_is_asked_for_within_bounds() {
     let mut first = first();
     let mut second = admit(2, &mut first, at(5));
+    let mut third = admit(3, &mut first, at(5));
     meet(&mut first, &mut second, at(6));
-    let by = *second.identity();
-    let mut asked = 0;
+    meet(&mut first, &mut third, at(6));
+    let asked = |first: &mut Membership| {
+        let wants = outputs(first).into_iter().map(|output| match output {
+            Output::Control { payload, .. } => match Message::decode(&payload) {
+                Ok(Message::Want(digests)) => digests.len(),
+                _ => 0,
+            },
+            _ => 0,
+        });
+        wants.sum::<usize>()
+    };
     for part in 0..100 {
         let digests = (0..150).map(|n| ItemDigest(part * 1000 + n)).collect();
-        first.handle_control(by, &Message::Have(digests).encode(), at(7));
-        for output in outputs(&mut first) {
-            let Output::Control { payload, .. } = output else { continue };
-            if let Ok(Message::Want(digests)) = Message::decode(&payload) {
-                asked += digests.len();
-            }
-        }
+        first.handle_control(*second.identity(), &Message::Have(digests).encode(), at(7));
     }
-    assert_eq!(asked, 1024);
-    // What does not come is forgotten, and others are heard.
-    first.handle_timeout(at(8));
-    outputs(&mut first);
-    first.handle_control(by, &Message::Have(vec![ItemDigest(9)]).encode(), at(8));
-    assert!(outputs(&mut first).iter().any(|output| matches!(output, Output::Control { .. })));
+    assert_eq!(asked(&mut first), 128, "so many are on their way");
+    first.handle_control(*third.identity(), &Message::Have(vec![ItemDigest(u64::MAX)]).encode(), at(7));
+    assert_eq!(asked(&mut first), 1, "others do not wait for it");
+    // What does not come is asked for a few times and forgotten.
+    let mut total = 0;
+    for tenth in 0..1200 {
+        let instant = at(7).instant + std::time::Duration::from_millis(100 * tenth);
+        first.handle_timeout(Now { instant, ..at(7) });
+        total += asked(&mut first);
+    }
+    assert_eq!(total, 2048 * 4 - 128 + 3);
 }
 
 #[test]

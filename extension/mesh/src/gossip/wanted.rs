@@ -1,0 +1,229 @@
+//! What others have and this node does not: whom it asks for what, and when again.
+//!
+//! Of everybody a few items are on their way at a time, so that a newcomer is not sent all records of a large network in
+//! one burst, and that it draws them from several members at once. Each item is asked for once; if it does not
+//! come, another who has it is asked.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::record::IdentityKey;
+use crate::roster::{ItemDigest, Roster};
+
+/// How long an item that was asked for may be on its way before it is asked for again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How often an item is asked for.
+const MAX_TRIES: u8 = 4;
+/// How long an item that came waits for those that it depends on, before it may be asked for again.
+const KEEP_ARRIVED: Duration = Duration::from_secs(10);
+/// Holders of one item that are remembered.
+const MAX_HOLDERS: usize = 4;
+/// Items that are on their way from one member, and from all.
+const WINDOW: usize = 128;
+const WINDOW_OF_ALL: usize = 512;
+/// Items that one member says it has and that are waited for, and those of all.
+const MAX_OF_ONE: usize = 2048;
+const MAX_WANTED: usize = 8192;
+
+/// For each member what it is asked for.
+pub(super) type Questions = BTreeMap<IdentityKey, Vec<ItemDigest>>;
+
+/// The items that are wanted.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    items: BTreeMap<ItemDigest, Want>,
+    /// Those of them that are to be asked for.
+    to_ask: BTreeSet<ItemDigest>,
+    on_the_way: BTreeMap<IdentityKey, usize>,
+    /// Of whom it was heard first that there are how many.
+    told_by: BTreeMap<IdentityKey, usize>,
+    /// When the first of those that are on the way, or came and wait, is due; early rather than late.
+    due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Want {
+    told_by: IdentityKey,
+    /// Who has it, whoever is asked next last.
+    holders: Vec<IdentityKey>,
+    tries: u8,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    ToAsk,
+    Asked { of: IdentityKey, at: Instant },
+    Arrived { at: Instant },
+}
+
+impl Wanted {
+    /// How many items have not come yet.
+    pub(super) fn len(&self) -> usize {
+        self.to_ask.len() + self.on_the_way.values().sum::<usize>()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Somebody has these.
+    pub(super) fn told(
+        &mut self,
+        by: IdentityKey,
+        digests: impl Iterator<Item = ItemDigest>,
+        roster: &Roster,
+    ) {
+        for digest in digests.filter(|digest| !roster.knows(*digest)) {
+            let has_room = self.items.len() < MAX_WANTED;
+            match self.items.entry(digest) {
+                Entry::Vacant(entry) => {
+                    let told = self.told_by.entry(by).or_default();
+                    if has_room && *told < MAX_OF_ONE {
+                        *told += 1;
+                        let state = State::ToAsk;
+                        entry.insert(Want { told_by: by, holders: vec![by], tries: 0, state });
+                        self.to_ask.insert(digest);
+                    }
+                }
+                Entry::Occupied(mut entry) => {
+                    let holders = &mut entry.get_mut().holders;
+                    if holders.len() < MAX_HOLDERS && !holders.contains(&by) {
+                        // Before those who were asked or are about to be.
+                        holders.insert(0, by);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What to ask for now.
+    pub(super) fn ask(&mut self, now: Instant) -> Questions {
+        let mut questions = Questions::new();
+        let mut room = WINDOW_OF_ALL.saturating_sub(self.on_the_way.values().sum());
+        let mut asked = Vec::new();
+        for digest in &self.to_ask {
+            if room == 0 {
+                break;
+            }
+            let Some(want) = self.items.get_mut(digest) else { continue };
+            let on_the_way = |holder: &IdentityKey| self.on_the_way.get(holder).copied().unwrap_or(0);
+            let Some(at) = want.holders.iter().rposition(|holder| on_the_way(holder) < WINDOW) else {
+                continue;
+            };
+            // Whoever was asked is asked last the next time.
+            let of = want.holders.remove(at);
+            want.holders.insert(0, of);
+            want.tries += 1;
+            want.state = State::Asked { of, at: now };
+            *self.on_the_way.entry(of).or_default() += 1;
+            questions.entry(of).or_default().push(*digest);
+            asked.push(*digest);
+            room -= 1;
+        }
+        for digest in &asked {
+            self.to_ask.remove(digest);
+        }
+        if !asked.is_empty() {
+            self.is_due(now + ASK_AGAIN_AFTER);
+        }
+        questions
+    }
+
+    /// An item came, and may have to wait for another one. Whether it was asked for.
+    pub(super) fn arrived(&mut self, digest: ItemDigest, now: Instant) -> bool {
+        let Some(want) = self.items.get_mut(&digest) else { return false };
+        let state = std::mem::replace(&mut want.state, State::Arrived { at: now });
+        let was_asked_for = want.tries > 0;
+        self.settle(digest, state);
+        self.is_due(now + KEEP_ARRIVED);
+        was_asked_for
+    }
+
+    /// An item is known now. Whether it was asked for.
+    pub(super) fn known(&mut self, digest: ItemDigest) -> bool {
+        let Some(want) = self.items.remove(&digest) else { return false };
+        self.forget(digest, &want);
+        want.tries > 0
+    }
+
+    /// Whether so few are on their way from somebody that it may be asked for more.
+    pub(super) fn may_ask(&self, of: &IdentityKey) -> bool {
+        !self.to_ask.is_empty() && self.on_the_way.get(of).copied().unwrap_or(0) <= WINDOW / 2
+    }
+
+    /// What is to be asked for again.
+    pub(super) fn handle_timeout(&mut self, roster: &Roster, now: Instant) -> Questions {
+        if self.due.is_none_or(|due| due > now) {
+            return Questions::new();
+        }
+        self.due = None;
+        let (mut gone, mut again) = (Vec::new(), Vec::new());
+        for (digest, want) in &self.items {
+            match want.state {
+                _ if roster.knows(*digest) => gone.push(*digest),
+                State::ToAsk => {}
+                State::Asked { at, .. } if now < at + ASK_AGAIN_AFTER => {
+                    self.due = earlier(self.due, at + ASK_AGAIN_AFTER)
+                }
+                State::Asked { .. } if want.tries >= MAX_TRIES => gone.push(*digest),
+                State::Asked { of, .. } => again.push((*digest, of)),
+                State::Arrived { at } if now < at + KEEP_ARRIVED => {
+                    self.due = earlier(self.due, at + KEEP_ARRIVED)
+                }
+                State::Arrived { .. } => gone.push(*digest),
+            }
+        }
+        for digest in gone {
+            self.known(digest);
+        }
+        for (digest, of) in again {
+            self.landed(&of);
+            self.to_ask.insert(digest);
+            if let Some(want) = self.items.get_mut(&digest) {
+                want.state = State::ToAsk;
+            }
+        }
+        self.ask(now)
+    }
+
+    fn forget(&mut self, digest: ItemDigest, want: &Want) {
+        self.settle(digest, want.state);
+        if let Entry::Occupied(mut told) = self.told_by.entry(want.told_by) {
+            *told.get_mut() -= 1;
+            if *told.get() == 0 {
+                told.remove();
+            }
+        }
+    }
+
+    /// An item leaves the state that it was in.
+    fn settle(&mut self, digest: ItemDigest, from: State) {
+        match from {
+            State::ToAsk => {
+                self.to_ask.remove(&digest);
+            }
+            State::Asked { of, .. } => self.landed(&of),
+            State::Arrived { .. } => {}
+        }
+    }
+
+    fn landed(&mut self, of: &IdentityKey) {
+        if let Entry::Occupied(mut count) = self.on_the_way.entry(*of) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    fn is_due(&mut self, at: Instant) {
+        self.due = earlier(self.due, at);
+    }
+}
+
+fn earlier(due: Option<Instant>, at: Instant) -> Option<Instant> {
+    Some(due.map_or(at, |due| due.min(at)))
+}
