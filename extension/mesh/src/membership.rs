@@ -477,6 +477,16 @@ impl Membership {
         is_behind && (self.sponsor == Some(*from) || self.roster.is_member(from))
     }
 
+    /// Whether it is known what became of `identity`. While we catch up, a conflict may be one with somebody of whose end
+    /// we have not heard yet.
+    fn is_judged(&self, identity: &IdentityKey) -> bool {
+        match self.roster.status(identity) {
+            None => false,
+            Some(Status::Conflict { .. }) => self.gossip.has_agreed(),
+            Some(_) => true,
+        }
+    }
+
     /// While a session with a machine lasts, no other machine with its identity can make it leave.
     fn is_left_by_a_clone(&self, item: &Item) -> bool {
         let Item::Tombstone(tombstone) = item else { return false };
@@ -507,7 +517,7 @@ impl Membership {
         }
         self.ring = None;
         if let Some((settled, announcement)) = &self.introducer
-            && self.roster.status(&settled.identity()).is_some()
+            && self.is_judged(&settled.identity())
         {
             // From now on it is a member like any other.
             self.roster.apply(Item::Announcement(announcement.clone()));

@@ -93,7 +93,7 @@ impl Membership {
         if !self.reachable.iter().any(|member| self.roster.is_member(member)) {
             self.sponsor = Some(identity);
         }
-        if self.roster.status(&identity).is_some() {
+        if self.is_judged(&identity) {
             self.take(Item::Announcement(announcement), None, now);
         } else {
             self.introducer = Some((settled, announcement));
