@@ -23,7 +23,7 @@ use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
 use crate::crypto::{Crypto, Secret};
-use crate::gossip::{Gossip, MAX_HELLO_KEYS, Message, Outbox, neighbours};
+use crate::gossip::{Gossip, Message, Outbox, neighbours};
 use crate::hello::{HelloKey, HelloKeys};
 use crate::join::{Answered, Destination, JoinError, Joiner, Profile};
 use crate::join_string::JoinString;
@@ -352,10 +352,10 @@ impl Membership {
         }
         self.reachable.insert(with);
         self.upkeep.heard(with, now.instant);
-        let keys: Vec<_> = self.keys.iter().take(MAX_HELLO_KEYS).cloned().collect();
         let outbox = self.gossip.met(with, &self.roster);
         self.send(outbox);
-        self.send(vec![(with, Message::HelloKeys(keys).encode())]);
+        self.tell_keys(&with);
+        self.upkeep.tell_keys_again(with);
     }
 
     /// Nothing comes from a peer any more.

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{Membership, Now};
 use crate::crypto::Secret;
-use crate::gossip::Message;
+use crate::gossip::{MAX_HELLO_KEYS, Message};
 use crate::hello::{HelloKey, HelloPublic};
 use crate::record::IdentityKey;
 use crate::record::tombstone::End;
@@ -100,6 +100,12 @@ impl Membership {
         self.pass_on_key(before, None);
     }
 
+    /// Tells a member which keys we have: with an old one it can call those who have missed the newer ones.
+    pub(super) fn tell_keys(&mut self, to: &IdentityKey) {
+        let keys: Vec<_> = self.keys.iter().take(MAX_HELLO_KEYS).cloned().collect();
+        self.send(vec![(*to, Message::HelloKeys(keys).encode())]);
+    }
+
     fn current_hello(&self) -> Option<HelloPublic> {
         self.keys.current().map(|(_, public)| *public)
     }
@@ -110,9 +116,9 @@ impl Membership {
             return;
         }
         let payload = Zeroizing::new(Message::HelloKeys(vec![key.clone()]).encode());
-        let targets = self.targets();
-        self.send(
-            targets.into_iter().filter(|to| Some(*to) != from).map(|to| (to, payload.to_vec())).collect(),
-        );
+        let mut targets = self.targets();
+        targets.retain(|to| Some(*to) != from);
+        targets.iter().for_each(|to| self.upkeep.tell_keys_again(*to));
+        self.send(targets.into_iter().map(|to| (to, payload.to_vec())).collect());
     }
 }

@@ -357,3 +357,53 @@ fn an_incarnation_that_seems_to_be_there_is_asked_before_it_is_replaced() {
     assert!(newcomer.is_member());
     assert!(!first.roster().is_member(second.identity()));
 }
+
+fn address_of(n: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, n], 51840))
+}
+
+#[test]
+fn while_neighbours_are_missing_others_are_asked_too_and_then_the_whole_segment() {
+    let mut first = first();
+    for n in 2..=12 {
+        let mut joiner = joining(n, at(5));
+        joiner.set_candidates(vec![address_of(n)], at(5));
+        admit_this(joiner, &mut first, at(5));
+    }
+    let there = *first.wanted().first().unwrap();
+    first.session_began(there, at(6));
+    outputs(&mut first);
+    let mut asked = BTreeSet::new();
+    for round in 3..500 {
+        first.handle_control(there, &Message::Ping(1).encode(), at(2 * round));
+        first.handle_timeout(at(2 * round));
+        for output in outputs(&mut first) {
+            if let Output::Hello { to, .. } = output {
+                asked.extend(to);
+            }
+        }
+    }
+    let is_asked = |n: &u8| asked.contains(&Destination::Address(address_of(*n)));
+    assert_eq!((2..=12).filter(is_asked).count(), 10, "all but the one that is there: {asked:?}");
+    assert!(asked.contains(&Destination::Lan));
+}
+
+#[test]
+fn hello_keys_are_told_again_if_the_first_message_was_lost() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let third = admit(3, &mut first, at(6));
+    let network = *first.roster().network();
+    first.session_began(*second.identity(), at(7));
+    first.act(revocation(third.identity(), &network), at(8));
+    first.handle_timeout(at(8));
+    assert_eq!(first.hello_keys().iter().count(), 2);
+    // All that was said until now is lost.
+    outputs(&mut first);
+    outputs(&mut second);
+    for round in 5..10 {
+        first.handle_timeout(at(2 * round));
+        talk(&mut first, &mut second, at(2 * round));
+    }
+    assert!(first.hello_keys().iter().all(|key| second.hello_keys().iter().any(|known| known == key)));
+}

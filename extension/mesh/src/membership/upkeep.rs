@@ -34,6 +34,9 @@ const ANSWER_ON_TRUST_AFTER: Duration = Duration::from_secs(60);
 /// Wait before an announcement is answered that somebody else made of this node.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
 
+/// How often hello keys are told once more: nothing else finds out that a message with them was lost.
+const TELL_KEYS_AGAIN: u8 = 3;
+
 /// Silence after which a member that was asked whether it is there is taken to be gone.
 const DOUBT_FOR: Duration = Duration::from_secs(3);
 /// After that it is asked anew.
@@ -54,6 +57,8 @@ pub(super) struct Upkeep {
     call_wait: Duration,
     /// Which of the older hello keys is next.
     hellos: usize,
+    /// How often members are still told our hello keys.
+    tell_keys: BTreeMap<IdentityKey, u8>,
     expected: VecDeque<Expected>,
     /// Since when there are members for whom somebody has to answer.
     unproven_since: Option<Instant>,
@@ -72,6 +77,7 @@ impl Upkeep {
             call_at: now + CALL_FIRST,
             call_wait: CALL_FIRST,
             hellos: 0,
+            tell_keys: BTreeMap::new(),
             expected: VecDeque::new(),
             unproven_since: None,
         }
@@ -110,6 +116,17 @@ impl Upkeep {
         self.doubts.remove(identity);
         self.heard.remove(identity);
         self.meet.remove(identity);
+    }
+
+    pub(super) fn tell_keys_again(&mut self, to: IdentityKey) {
+        self.tell_keys.insert(to, TELL_KEYS_AGAIN);
+    }
+
+    /// Who is to be told our hello keys in this round.
+    fn untold(&mut self, reachable: &BTreeSet<IdentityKey>) -> Vec<IdentityKey> {
+        self.tell_keys.retain(|to, left| *left > 0 && reachable.contains(to));
+        self.tell_keys.values_mut().for_each(|left| *left -= 1);
+        self.tell_keys.keys().copied().collect()
     }
 
     pub(super) fn rotate_now(&mut self, now: Instant) {
@@ -174,6 +191,9 @@ impl Membership {
                 // Spread, so that one does it and the others hear of it.
                 let spread = Duration::from_millis(u64::from(self.rng.next_u32() % 5_000));
                 self.upkeep.rotate_at = Some(now.instant + ROTATE_AFTER + spread);
+            }
+            for member in self.upkeep.untold(&self.reachable) {
+                self.tell_keys(&member);
             }
             self.let_go(now);
             self.answer_for_others(now);
