@@ -6,6 +6,7 @@ mod joining;
 mod machines;
 mod network;
 mod outsiders;
+mod owners;
 mod removal;
 mod tokens;
 mod underlay;

@@ -134,8 +134,9 @@ pub(crate) async fn until_whole(node: &Node, members: usize) -> Result<(), LabEr
 
 /// Both mesh addresses of `node`.
 pub(crate) async fn mesh(node: &Node) -> Result<Vec<IpAddr>, LabError> {
-    let addresses = node.status().await?.addresses;
-    Ok(addresses.iter().filter_map(|net| net.split('/').next()?.parse().ok()).collect())
+    // A node that starts just now has none yet, whatever it said before.
+    let status = node.until_status("its addresses", |status| status.addresses.len() == 2).await?;
+    Ok(status.addresses.iter().filter_map(|net| net.split('/').next()?.parse().ok()).collect())
 }
 
 pub(crate) async fn assert_reaches(from: &Node, to: &Node) -> Result<(), LabError> {

@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ichor_lab::{LabError, Node};
+use ichor_mesh::crypto::{Crypto as _, RealCrypto};
+use ichor_mesh::hello::HelloPublic;
 use ichor_mesh::record::TokenKey;
 use ichor_mesh::record::grant::Grant;
 use ichor_mesh::record::name::Role;
@@ -94,7 +96,13 @@ pub fn first_member() -> String {
         serial: 1,
         minted: now,
     };
-    let way = Way { genesis: &genesis, hello: &hello, seeds: Vec::new(), may_begin: true };
+    let way = Way {
+        genesis: &genesis,
+        hello: HelloPublic(RealCrypto.box_public(&hello)),
+        tombstones: 0,
+        first_hello: Some(&hello),
+        seeds: Vec::new(),
+    };
     let join = mint::token(grant, &owner, secret(), way).expect("a valid grant").encode();
     format!("mesh:\n  join: {}\n", &*join)
 }

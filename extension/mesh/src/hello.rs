@@ -313,6 +313,21 @@ pub struct Acted {
     pub tombstones: u64,
 }
 
+/// An answer to an owner's operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// What the member says beside; older versions say nothing.
+    pub acted: Option<Acted>,
+}
+
+impl Taken {
+    /// Reads what [`Acted::encode`] wrote; newer versions may say more.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&[ACTED])?;
+        Some(Self { acted: Acted::decode(rest) })
+    }
+}
+
 /// The first byte of that answer; those of others are of [`Reply`](crate::join::Reply).
 const ACTED: u8 = 3;
 
@@ -322,10 +337,8 @@ impl Acted {
         [&[ACTED][..], &self.hello.0, &self.tombstones.to_le_bytes()].concat()
     }
 
-    /// Reads what [`encode`](Self::encode) wrote; newer versions may say more.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&[ACTED])?;
-        let (hello, rest) = rest.split_first_chunk::<KEY_LEN>()?;
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (hello, rest) = bytes.split_first_chunk::<KEY_LEN>()?;
         let tombstones = rest.first_chunk::<8>()?;
         Some(Self { hello: HelloPublic(*hello), tombstones: u64::from_le_bytes(*tombstones) })
     }

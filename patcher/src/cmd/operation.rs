@@ -34,7 +34,7 @@ impl At {
         match act(mesh, &item, &to).await {
             Ok((by, acted)) => {
                 note(&format!("taken by the member at {by}"));
-                if let Err(error) = mesh.learn(&acted) {
+                if let Some(Err(error)) = acted.map(|acted| mesh.learn(&acted)) {
                     note(&format!("warning: what it said could not be written down: {error}"));
                 }
                 Ok(())

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ichor_mesh::crypto::RealCrypto;
-use ichor_mesh::hello::{Acted, Ask, Expected, Hello, REQUEST_LEN};
+use ichor_mesh::hello::{Acted, Ask, Expected, Hello, REQUEST_LEN, Taken};
 use ichor_mesh::roster::Item;
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
@@ -52,7 +52,11 @@ fn list(addresses: &[SocketAddr]) -> String {
 /// # Errors
 ///
 /// [`ActError`].
-pub async fn act(mesh: &Mesh, item: &Item, to: &[SocketAddr]) -> Result<(SocketAddr, Acted), ActError> {
+pub async fn act(
+    mesh: &Mesh,
+    item: &Item,
+    to: &[SocketAddr],
+) -> Result<(SocketAddr, Option<Acted>), ActError> {
     let (network, hello_key) = (mesh.network(), mesh.hello);
     let mut rng = ChaCha12Rng::from_seed(*mint::secret()?.expose());
     let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.map_err(ActError::Socket)?;
@@ -83,8 +87,8 @@ pub async fn act(mesh: &Mesh, item: &Item, to: &[SocketAddr]) -> Result<(SocketA
         let end = Instant::now() + wait;
         while let Ok((bytes, from)) = timeout_at(end, receive(&v4, v6.as_ref())).await {
             let opened = expected.iter().find_map(|answer| answer.open(&bytes, &RealCrypto));
-            if let Some(acted) = opened.and_then(|payload| Acted::decode(&payload)) {
-                return Ok((canonical(from), acted));
+            if let Some(taken) = opened.and_then(|payload| Taken::decode(&payload)) {
+                return Ok((canonical(from), taken.acted));
             }
         }
     }
