@@ -257,6 +257,7 @@ impl Members {
     pub(super) fn set_candidates(&mut self, candidates: Vec<SocketAddr>) {
         if self.membership.candidates() != candidates {
             tracing::info!(?candidates, "where this node may be reached");
+            self.sessions.moved();
             self.membership.set_candidates(candidates, now());
         }
     }

@@ -39,6 +39,8 @@ struct Live {
     asked: Option<(u64, Instant)>,
     /// The last round trip that was measured.
     rtt: Option<Duration>,
+    /// It may not know yet where we are now: it is asked until it answers.
+    unsure: bool,
 }
 
 /// What a look at all sessions leads to.
@@ -58,7 +60,7 @@ impl Sessions {
     /// Keys were agreed upon with a member; whether nothing came from it before.
     pub(super) fn began(&mut self, with: PublicKey, at: Instant) -> bool {
         let (rtt, asked) = (self.rtt(&with), None);
-        let live = Live { at, rx_bytes: 0, gone: false, asked, rtt };
+        let live = Live { at, rx_bytes: 0, gone: false, asked, rtt, unsure: false };
         let is_new = self.live.insert(with, live).is_none_or(|before| before.gone);
         if is_new {
             self.since.insert(with, at);
@@ -99,13 +101,13 @@ impl Sessions {
             let interval = if live.rtt.is_some() { MEASURE_INTERVAL } else { FIRST_INTERVAL };
             let was_asked = live.asked.is_some_and(|(_, asked)| at < asked + interval);
             // Between others a session without traffic is nothing unusual.
-            if live.gone || !(is_wanted || received >= IN_USE) {
+            if live.gone || !(is_wanted || live.unsure || received >= IN_USE) {
                 continue;
             }
-            if silence >= GONE_AFTER {
+            if silence >= GONE_AFTER && is_wanted {
                 live.gone = true;
                 looked.ended.push(*key);
-            } else if silence >= ASK_AFTER || !was_asked {
+            } else if silence >= ASK_AFTER || live.unsure || !was_asked {
                 self.nonce += 1;
                 live.asked = Some((self.nonce, at));
                 looked.ask.push((*key, self.nonce));
@@ -135,6 +137,14 @@ impl Sessions {
         let Some(live) = self.live.get_mut(by) else { return };
         if let Some((_, when)) = live.asked.filter(|(asked, _)| *asked == nonce) {
             live.rtt = Some(at.saturating_duration_since(when));
+            live.unsure = false;
+        }
+    }
+
+    /// This node is somewhere else now. What it says first from there may be lost, and then others send to where it was.
+    pub(super) fn moved(&mut self) {
+        for live in self.live.values_mut() {
+            live.unsure = true;
         }
     }
 
@@ -199,6 +209,19 @@ mod tests {
         assert_eq!(sessions.look(&seen(11), &wanted, at(start, 42)).began, [KEY]);
         assert_eq!(sessions.since(&KEY), Some(at(start, 42)));
         assert_eq!(sessions.look(&none(), &wanted, at(start, 44)).ended, [KEY]);
+    }
+
+    #[test]
+    fn after_a_move_everybody_is_asked_until_it_answers() {
+        let start = Instant::now();
+        let mut sessions = Sessions::default();
+        let nobody = BTreeSet::new();
+        sessions.began(KEY, at(start, 0));
+        sessions.moved();
+        assert_eq!(sessions.look(&seen(0), &nobody, at(start, 2)).ask, [(KEY, 1)]);
+        assert_eq!(sessions.look(&seen(0), &nobody, at(start, 4)).ask, [(KEY, 2)]);
+        sessions.answered(&KEY, 2, at(start, 5));
+        assert_eq!(sessions.look(&seen(32), &nobody, at(start, 6)), Looked::default());
     }
 
     #[test]
