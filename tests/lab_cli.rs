@@ -98,13 +98,87 @@ fn what_a_lab_that_was_killed_left_is_replaced() {
     assert!(!left.exists());
 }
 
+/// The lab as `lab status` shows it to programs.
+fn status(home: &Path) -> serde_json::Value {
+    let output = run(home, &["lab", "status", "--output", "json"]).expect("it runs");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn node<'s>(status: &'s serde_json::Value, name: &str) -> &'s serde_json::Value {
+    let mut nodes = status["nodes"].as_array().expect("nodes").iter();
+    nodes.find(|node| node["name"] == name).expect("the node")
+}
+
+/// Whether `from` gets an answer of `to` within seconds; each attempt waits for one.
+fn reaches(home: &Path, from: &str, to: &str, attempts: usize) -> bool {
+    let ping = ["lab", "exec", from, "--", "ping", "-c1", "-W1", to];
+    (0..attempts).any(|_| command(home, &ping).output().expect("it runs").status.success())
+}
+
+/// Long enough for sessions to be made anew on a busy machine.
+const ATTEMPTS: usize = 40;
+
+#[test]
+fn the_nodes_of_a_lab_join_with_tokens_of_its_owner_and_can_lose_power_state_and_company() {
+    let home = tempfile::tempdir().expect("a directory");
+    let home = home.path();
+    let Some(_) = run(home, &["lab", "up", "--site", "home:2", "--site", "cloud:1"]) else { return };
+    let before = status(home);
+    for name in ["home-1", "home-2", "cloud-1"] {
+        let network = &node(&before, name)["status"]["network"];
+        assert_eq!((&network["member"], &network["members"]), (&name.into(), &3.into()), "{before}");
+    }
+    let folder = home.join("ichor-lab/lab/owner");
+    let listed = run(home, &["token", "list", "--dir", folder.to_str().expect("text")]).expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count(), 4, "{listed:?}");
+
+    run(home, &["lab", "power", "off", "home-2"]);
+    assert!(node(&status(home), "home-2")["pid"].is_null());
+    assert!(!reaches(home, "home-1", "home-2", 1));
+    run(home, &["lab", "power", "on", "home-2"]);
+    assert!(reaches(home, "home-1", "home-2", ATTEMPTS));
+
+    run(home, &["lab", "isolate", "cloud"]);
+    assert!(!reaches(home, "home-1", "cloud-1", 1) && reaches(home, "home-1", "home-2", ATTEMPTS));
+    run(home, &["lab", "isolate", "cloud", "--heal"]);
+    assert!(reaches(home, "home-1", "cloud-1", ATTEMPTS));
+    run(home, &["lab", "isolate", "cloud-1"]);
+    assert!(!reaches(home, "home-1", "cloud-1", 1));
+    run(home, &["lab", "isolate", "cloud-1", "--heal"]);
+    assert!(reaches(home, "home-1", "cloud-1", ATTEMPTS));
+
+    run(home, &["lab", "re-image", "home-2"]);
+    let after = status(home);
+    let of = |status: &serde_json::Value, key: &str| node(status, "home-2")["status"][key].clone();
+    assert_eq!(of(&before, "addresses"), of(&after, "addresses"));
+    assert_ne!(of(&before, "publicKey"), of(&after, "publicKey"));
+    assert!(reaches(home, "home-1", "home-2", ATTEMPTS));
+
+    run(home, &["lab", "clone", "home-2", "home-1"]);
+    // Whoever it is now, the one that the others know stays.
+    assert!(reaches(home, "cloud-1", "home-2", ATTEMPTS));
+    let cloned = status(home);
+    let network = |name: &str| node(&cloned, name)["status"]["network"].clone();
+    assert_eq!(network("home-1")["identity"], network("home-2")["identity"], "{cloned}");
+
+    for bad in [
+        &["lab", "power", "off", "nobody"][..],
+        &["lab", "re-image", "nobody"],
+        &["lab", "isolate", "nowhere"],
+    ] {
+        let output = command(home, bad).output().expect("it runs");
+        assert!(!output.status.success(), "{bad:?}");
+    }
+    run(home, &["lab", "down"]);
+}
+
 #[test]
 fn the_demo_plans_and_applies_a_mesh_onto_talos_nodes_and_proves_it() {
     let home = tempfile::tempdir().expect("a directory");
     let Some(output) = run(home.path(), &["lab", "demo", "--output", "json"]) else { return };
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["connected"], true, "{report}");
-    assert_eq!(report["applied"], serde_json::json!({"nodes": 5, "steps": 10}), "{report}");
+    assert_eq!(report["applied"], serde_json::json!({"nodes": 5, "steps": 10, "tokens": 5}), "{report}");
     assert_eq!(report["families"], serde_json::json!(["v4", "v6"]), "{report}");
     assert_eq!(report["pairs"].as_array().map(Vec::len), Some(20), "{report}");
     let progress = String::from_utf8_lossy(&output.stderr);
@@ -114,7 +188,9 @@ fn the_demo_plans_and_applies_a_mesh_onto_talos_nodes_and_proves_it() {
         }
     }
     assert!(progress.contains("5 nodes took 10 steps, each verified; a second plan is empty"), "{progress}");
-    // Nothing of it is left, and no key was ever in a file.
+    assert!(progress.contains("5 tokens let 5 members in, and all see each other"), "{progress}");
+    assert!(!progress.contains("ichor1-"), "a join string is in what is told");
+    // Nothing of it is left, nor of the owner's key.
     assert_eq!(std::fs::read_dir(home.path()).expect("a directory").count(), 0);
 }
 
@@ -125,7 +201,10 @@ fn the_demo_shows_people_what_was_changed() {
         return;
     };
     let shown = String::from_utf8_lossy(&output.stdout);
-    assert!(shown.contains("2 Talos nodes joined by 4 verified steps; a second plan is empty\n"), "{shown}");
+    assert!(
+        shown.contains("2 Talos nodes joined by 2 tokens and 4 verified steps; a second plan is empty\n"),
+        "{shown}"
+    );
     assert!(shown.contains("2 of 2 ordered pairs connected, IPv4 / IPv6\n"), "{shown}");
 }
 

@@ -200,7 +200,7 @@ pub fn main() -> ExitCode {
     };
     match program {
         #[cfg(feature = "lab")]
-        Program::Lab(args) => ichor_lab::cli::run(args, &crate::lab::TalosPlanner),
+        Program::Lab(args) => ichor_lab::cli::run(args, &crate::lab::LabOperator),
         Program::Command(command) => execute(&connection, command).into(),
     }
 }

@@ -37,6 +37,8 @@ pub struct Cluster {
 pub struct Mesh {
     /// Name of the mesh.
     pub name: String,
+    /// How the daemons know each other.
+    pub membership: Membership,
     /// The addresses that nodes get.
     pub range: Ipv4Net,
     /// The IPv6 addresses that nodes get, if any.
@@ -73,6 +75,15 @@ pub enum Profile {
     Nodes,
     /// As `nodes`, and etcd has voters in several sites.
     Stretched,
+}
+
+/// How the daemons of a mesh know each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Membership {
+    /// Each is configured with the public keys of all others.
+    Listed,
+    /// They are let in by tokens of the mesh's owner. Their configuration is not that of the cluster file.
+    Tokens,
 }
 
 /// Who owns the route to the mesh.
@@ -280,6 +291,7 @@ macro_rules! words {
 }
 
 words!(Profile: "beside" => Beside, "nodes" => Nodes, "stretched" => Stretched);
+words!(Membership: "listed" => Listed, "tokens" => Tokens);
 words!(Route: "config" => Config, "daemon" => Daemon);
 words!(Hosts: "all" => All, "controlplanes" => ControlPlanes, "none" => None);
 words!(Role: "controlplane" => ControlPlane, "worker" => Worker, "relay" => Relay, "admin" => Admin);

@@ -1,16 +1,23 @@
-//! What a lab needs from the rest of this program: the rules by which simulated Talos nodes take configs, and the way to
-//! join such nodes to a mesh.
+//! What a lab needs from the rest of this program: the rules by which simulated Talos nodes take configs, an owner of its
+//! network, and the way to join such nodes to it.
+
+use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::Context as _;
-use ichor_lab::cli::{Joined, Joining, Planner, ToJoin};
+use ichor_lab::cli::{Guest, Joined, Network, Operator, ToJoin, Work};
 use ichor_lab::talos::model::{ConfigRules, Line};
+use ichor_proto::talos::machine::apply_configuration_request::Mode;
+use zeroize::Zeroizing;
 
+use crate::api::{ApplyOptions, NodeClient};
 use crate::cluster::{Cluster, Node};
 use crate::cmd::connection::Connection;
 use crate::cmd::plan::nodes::Nodes;
-use crate::cmd::plan::{steps, tell_refusals};
-use crate::patch::TalosLine;
+use crate::cmd::plan::{service, steps, tell_refusals};
+use crate::config_update::{self, NodeConfig};
 use crate::patch::conflict::contradictions;
+use crate::patch::{self, PatchArg, TalosLine};
 use crate::plan::{Options, Plan};
 use crate::talosconfig::TalosConfig;
 
@@ -39,26 +46,110 @@ impl ConfigRules for TalosRules {
     }
 }
 
-/// Joins the nodes of a lab by the code of `plan` and `apply`.
+/// Does for a lab what its operator would do: begins its network, mints tokens, and joins its nodes by the code of `plan`,
+/// `apply` and `patch`.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct TalosPlanner;
+pub struct LabOperator;
 
-impl Planner for TalosPlanner {
-    fn join<'a>(&'a self, nodes: &'a ToJoin, tell: &'a dyn Fn(&str)) -> Joining<'a> {
+impl Operator for LabOperator {
+    fn begin<'a>(&'a self, network: &'a Network) -> Work<'a, ()> {
+        Box::pin(async move { Ok(begin(network).await?) })
+    }
+
+    fn token<'a>(&'a self, folder: &'a Path, guest: &'a Guest) -> Work<'a, Zeroizing<String>> {
+        Box::pin(async move { Ok(token(folder, guest, Form::JoinString).await?) })
+    }
+
+    fn join<'a>(&'a self, nodes: &'a ToJoin, tell: &'a dyn Fn(&str)) -> Work<'a, Joined> {
         Box::pin(async move { Ok(join(nodes, tell).await?) })
     }
+}
+
+async fn begin(network: &Network) -> anyhow::Result<()> {
+    let mut args = vec!["mesh".into(), "init".into(), network.name.clone(), "--dir".into()];
+    args.push(text(&network.folder)?);
+    args.extend(["--range".into(), network.range.to_string()]);
+    for lan in &network.avoid {
+        args.extend(["--avoid".into(), lan.to_string()]);
+    }
+    for seed in &network.seeds {
+        args.extend(["--seed".into(), seed.to_string()]);
+    }
+    ichorctl(&args).await.map(drop)
+}
+
+/// What is printed of a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    JoinString,
+    Patch,
+}
+
+async fn token(folder: &Path, guest: &Guest, form: Form) -> anyhow::Result<Zeroizing<String>> {
+    let mut args: Vec<String> = ["token", "create", "--dir"].map(str::to_owned).to_vec();
+    args.push(text(folder)?);
+    args.extend(["--name".into(), guest.name.clone(), "--role".into(), guest.role.to_owned()]);
+    args.extend(["--site".into(), guest.site.clone()]);
+    args.extend(["--address".into(), guest.address.to_string()]);
+    if let Some(replaced) = &guest.replaces {
+        args.extend(["--replace".into(), replaced.clone()]);
+    }
+    if form == Form::Patch {
+        args.push("--patch".into());
+    }
+    ichorctl(&args).await
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    path.to_str().map(str::to_owned).with_context(|| format!("{} is no text", path.display()))
+}
+
+/// What this program prints for `args`, in which there is no secret: the same words as those of any operator.
+async fn ichorctl(args: &[String]) -> anyhow::Result<Zeroizing<String>> {
+    let what = || format!("failed to run ichorctl {}", args.join(" "));
+    let program = std::env::current_exe().with_context(what)?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.with_context(what)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{}: {}", what(), said.trim());
+    Ok(Zeroizing::new(String::from_utf8(output.stdout).with_context(what)?))
 }
 
 async fn join(nodes: &ToJoin, tell: &dyn Fn(&str)) -> anyhow::Result<Joined> {
     let cluster = Cluster::parse(&nodes.cluster).context("the cluster file of the lab cannot be used")?;
     let talosconfig = TalosConfig::parse(&nodes.talosconfig)?;
     let own = |node: &Node| nodes.endpoints.get(&node.name).map(ToString::to_string);
-    let nodes = Nodes::connect(&cluster, &Connection::default(), &talosconfig, own)?;
-    let first = plan(&cluster, &nodes).await?;
-    let done = steps::apply(&first, &nodes, tell).await?;
-    let second = plan(&cluster, &nodes).await?;
+    let clients = Nodes::connect(&cluster, &Connection::default(), &talosconfig, own)?;
+    let first = plan(&cluster, &clients).await?;
+    let done = steps::apply(&first, &clients, tell).await?;
+    for guest in &nodes.guests {
+        let patch = token(&nodes.folder, guest, Form::Patch).await?;
+        let client = clients.client(&guest.name).context("a node to be let in has no client")?;
+        let line = observed_line(&first, &guest.name)?;
+        give(client, &patch, line).await.with_context(|| format!("failed to let {} in", guest.name))?;
+        tell(&format!("{}: token made, its document applied, and read by the daemon", guest.name));
+    }
+    let second = plan(&cluster, &clients).await?;
     anyhow::ensure!(second.order.is_empty(), "a second plan has {} steps", second.order.len());
-    Ok(Joined { nodes: done.nodes, steps: done.steps })
+    Ok(Joined { nodes: done.nodes, steps: done.steps, tokens: nodes.guests.len() })
+}
+
+fn observed_line(plan: &Plan, name: &str) -> anyhow::Result<TalosLine> {
+    let node = plan.nodes.iter().find(|node| node.name == name);
+    node.map(|node| node.line).with_context(|| format!("{name} is not in the plan"))
+}
+
+/// Applies a document to a node, and sees to it that its daemon has read it.
+async fn give(client: &NodeClient, document: &str, line: TalosLine) -> anyhow::Result<()> {
+    let now = NodeConfig::read(client).await?;
+    let patches = patch::load(&[PatchArg::Inline(document.to_owned())], line)?;
+    let after = Zeroizing::new(patch::apply(&now.active.text, &patches, line)?);
+    now.guard(client, &after, Mode::NoReboot)?;
+    let options = ApplyOptions { mode: Mode::NoReboot, dry_run: false, try_timeout: None };
+    config_update::apply(client, &now, &after, options).await?;
+    service::follow(client, &now.active.text, &after).await?;
+    Ok(())
 }
 
 /// A plan that may be applied.

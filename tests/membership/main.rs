@@ -7,6 +7,7 @@ mod machines;
 mod network;
 mod outsiders;
 mod owners;
+mod pools;
 mod removal;
 mod tokens;
 mod underlay;

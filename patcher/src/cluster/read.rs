@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use super::schema::{FILE, Field, Form, MEASURED, MESH, NODE, SITE};
-use super::{Cluster, ClusterError, ClusterErrors, Measured, Mesh, Node, Profile, Route, Site, check};
+use super::{
+    Cluster, ClusterError, ClusterErrors, Measured, Membership, Mesh, Node, Profile, Route, Site, check,
+};
 use crate::machine::{self, Dialect, Document, Kind, NodeId, Style};
 
 /// Most errors that are told at once.
@@ -79,6 +81,7 @@ impl Reader<'_> {
         let name = self.name(mapping, "name");
         let range = self.text(mapping, "range");
         let range6 = self.text(mapping, "range6");
+        let membership = self.word(mapping, "membership", Membership::WORDS);
         let port = self.int(mapping, "port", MESH);
         let mtu = self.int(mapping, "mtu", MESH);
         let profile = self.word(mapping, "profile", Profile::WORDS);
@@ -87,6 +90,7 @@ impl Reader<'_> {
         let firewall = self.bool(mapping, "firewall");
         Some(Mesh {
             name: name?,
+            membership: membership.unwrap_or(Membership::Listed),
             range: range?,
             range6,
             port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(51840),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Hosts, Profile, Role, Route};
+use super::{Hosts, Membership, Profile, Role, Route};
 
 /// A key of a mapping.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +68,13 @@ pub const MESH: &[Field] = &[
         false,
         Form::Text(CIDR),
         "IPv6 range of the mesh beside it, a part of fc00::/7. Without it the mesh carries IPv4 only.",
+    ),
+    field(
+        "membership",
+        false,
+        Form::Word(Membership::WORDS),
+        "How the daemons know each other. listed (default): by the public keys of this file. tokens: an owner lets them \
+         in, by what `ichorctl token create --patch` prints; the plan leaves the daemon's own file alone.",
     ),
     field("port", false, Form::Int(1, 65535), "UDP port of the mesh. Default 51840."),
     field("mtu", false, Form::Int(576, 65535), "MTU of the interface in bytes. Default 1420."),

@@ -1,7 +1,7 @@
 //! `plan` and `apply`: from `ichor.yaml` and the nodes to steps, and the harmless ones done.
 
 pub(crate) mod nodes;
-mod service;
+pub(crate) mod service;
 pub(crate) mod steps;
 
 use std::fs;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::pin::{NodeForm, legacy, node_config};
 use super::{Case, INTERFACE, daemon};
-use crate::cluster::{Cluster, Hosts, Node, Profile, Role, Route};
+use crate::cluster::{Cluster, Hosts, Membership, Node, Profile, Role, Route};
 use crate::machine::DocumentId;
 use crate::patch::TalosLine;
 use crate::patch::ensure::{Edit, Place, Setting, Wish};
@@ -16,7 +16,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const METRIC: i64 = 2048;
 
 pub(super) fn edits(case: &Case<'_>) -> Vec<Edit> {
-    let mut edits = vec![extension(case)];
+    let mut edits: Vec<Edit> = extension(case).into_iter().collect();
     edits.extend(hosts(case));
     edits.extend(certificates(case));
     edits.extend(label(case));
@@ -25,16 +25,20 @@ pub(super) fn edits(case: &Case<'_>) -> Vec<Edit> {
     edits
 }
 
-fn extension(case: &Case<'_>) -> Edit {
+/// None where the daemon is let in by a token: what it was given is its own affair.
+fn extension(case: &Case<'_>) -> Option<Edit> {
+    if case.cluster.mesh.membership == Membership::Tokens {
+        return None;
+    }
     let place = Place::at("configFiles").item("mountPath", daemon::PATH).key("content");
-    Edit {
+    Some(Edit {
         document: DocumentId::new("ExtensionServiceConfig", "ichor"),
         wish: Wish::Is(place, Setting::text(daemon::config(case.cluster, case.node))),
         reason:
             "what the daemon needs to know: its address and the members; as a file, because variables of a \
                  second patch come after the old ones, and the first wins"
                 .to_owned(),
-    }
+    })
 }
 
 fn hosts(case: &Case<'_>) -> Vec<Edit> {
@@ -186,7 +190,7 @@ pub(super) fn notes(case: &Case<'_>) -> Vec<String> {
         )),
         None => {}
     }
-    if case.node.public_key.is_none() {
+    if case.cluster.mesh.membership == Membership::Listed && case.node.public_key.is_none() {
         notes.push(format!(
             "{name}: no publicKey yet, so it is nobody's peer; its daemon makes a key at its first start and shows it \
              in its status"

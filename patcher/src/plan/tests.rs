@@ -71,6 +71,22 @@ fn a_plan_of_its_own_result_is_empty() {
 }
 
 #[test]
+fn the_file_of_a_daemon_that_is_let_in_by_a_token_is_left_alone() {
+    let with = |more: &str| cluster(&CLUSTER.replace("  name: home\n", &format!("  name: home\n{more}")));
+    let has_file =
+        |plan: &Plan| plan.nodes.iter().any(|node| node.after().contains("ExtensionServiceConfig"));
+    assert!(has_file(&plan_of(&with(""), &both(CONTROL_PLANE, WORKER))));
+    let tokens = with("  membership: tokens\n");
+    let plan = plan_of(&tokens, &both(CONTROL_PLANE, WORKER));
+    assert!(!has_file(&plan) && plan.order.len() >= 4, "{:?}", plan.order);
+    let join = "apiVersion: v1alpha1\nkind: ExtensionServiceConfig\nname: ichor\nconfigFiles:\n  - mountPath: \
+                /usr/local/etc/ichor/ichord.yaml\n    content: |\n      mesh: {}\n";
+    let joined = |node: &NodePlan| format!("{}---\n{join}", node.after());
+    let again = plan_of(&tokens, &both(&joined(&plan.nodes[0]), &joined(&plan.nodes[1])));
+    assert_eq!(again.order, []);
+}
+
+#[test]
 fn pins_come_first_on_all_nodes_and_only_switches_reboot() {
     let cluster =
         cluster(&CLUSTER.replace("  name: home\n", "  name: home\n  profile: nodes\n  firewall: true\n"));

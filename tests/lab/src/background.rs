@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use tempfile::TempDir;
 
 use crate::error::{Attempt as _, LabError};
 use crate::lab::{Lab, ask, within};
@@ -24,6 +25,10 @@ use crate::topology::{Topology, check_name};
 /// How long a lab may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 const SOCKET: &str = "control.sock";
+/// What a lab was made of, in its directory; JSON is YAML.
+const TOPOLOGY: &str = "topology.yaml";
+/// The folder of the owner of a lab's network, in the directory of the lab.
+pub(crate) const OWNER: &str = "owner";
 
 /// Where all labs of this user have their directories.
 fn root() -> PathBuf {
@@ -36,9 +41,35 @@ fn root() -> PathBuf {
     }
 }
 
+/// A directory for a lab that ends with this process, which goes when it is dropped.
+pub(crate) fn temporary() -> Result<TempDir, LabError> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+    let place = runtime.unwrap_or_else(std::env::temp_dir);
+    let made = tempfile::Builder::new().prefix("ichor-lab-").tempdir_in(&place);
+    made.attempt(|| format!("make a directory in {}", place.display()))
+}
+
 pub(crate) fn directory(name: &str) -> Result<PathBuf, LabError> {
     check_name("lab", name)?;
     Ok(root().join(name))
+}
+
+/// What the lab `name` was made of.
+///
+/// # Errors
+/// [`LabError::Topology`].
+pub(crate) fn topology(name: &str) -> Result<Topology, LabError> {
+    Topology::load(&directory(name)?.join(TOPOLOGY))
+}
+
+/// Notes what the lab `name` was made of.
+///
+/// # Errors
+/// [`LabError::Failed`].
+pub(crate) fn note_topology(name: &str, topology: &Topology) -> Result<(), LabError> {
+    let path = directory(name)?.join(TOPOLOGY);
+    let text = serde_json::to_string(topology).attempt(|| "write JSON".to_owned())?;
+    fs::write(&path, text).attempt(|| format!("write {}", path.display()))
 }
 
 /// Starts a lab that stays when this process ends.

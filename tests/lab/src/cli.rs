@@ -2,6 +2,7 @@
 
 mod demo;
 pub(crate) mod exec;
+mod faults;
 mod join;
 mod status;
 mod table;
@@ -18,9 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::background;
 use crate::error::{Attempt as _, LabError};
 use crate::talos::model::Line;
-use crate::topology::{Nodes, Site, Talos, Topology};
+use crate::topology::{Membership, Nodes, Site, Talos, Topology};
 
-pub use self::join::{Joined, Joining, Planner, ToJoin};
+pub use self::join::{Guest, Joined, Network, Operator, ToJoin, Work};
 
 /// The exit code of a command that a signal ended.
 const INTERRUPTED: u8 = 130;
@@ -33,7 +34,7 @@ const INTERRUPTED: u8 = 130;
                   one, and a real ichord. Nothing outside the lab is changed. It runs as root, or unprivileged \
                   where the kernel has user namespaces and lets you open /dev/net/tun.",
     after_help = "Examples:\n  ichorctl lab demo\n  ichorctl lab up --site home:3:random --site cloud:2\n  \
-                  ichorctl lab exec home-1 -- ping -c3 cloud-1"
+                  ichorctl lab exec home-1 -- ping -c3 cloud-1\n  ichorctl lab power off home-2"
 )]
 pub struct LabArgs {
     #[command(subcommand)]
@@ -88,10 +89,57 @@ enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
+    /// Take the power from a node, or give it back
+    ///
+    /// Without power its ichord is gone without a word, and nothing reaches the node. What is on its disk stays.
+    #[command(after_help = "Examples:\n  ichorctl lab power off home-2\n  ichorctl lab power on home-2")]
+    Power {
+        #[command(flatten)]
+        name: Name,
+        /// What to do
+        switch: Switch,
+        /// The node
+        node: String,
+    },
+    /// Cut a node off from everything, or a site from the internet
+    ///
+    /// Packets vanish; addresses, routes and everything inside stay.
+    #[command(after_help = "Examples:\n  ichorctl lab isolate home\n  ichorctl lab isolate cloud-2\n  \
+                            ichorctl lab isolate home --heal")]
+    Isolate {
+        #[command(flatten)]
+        name: Name,
+        /// The site or the node
+        what: String,
+        /// Undo it
+        #[arg(long)]
+        heal: bool,
+    },
+    /// Make a new machine of a node: its state is lost, and a new token lets it in under its old name
+    #[command(name = "re-image", after_help = "Examples:\n  ichorctl lab re-image home-2")]
+    ReImage {
+        #[command(flatten)]
+        name: Name,
+        /// The node
+        node: String,
+    },
+    /// Give a node the identity of another one, as when a disk is copied
+    ///
+    /// Only one of the two can have the sessions of that member: the one that others know stays.
+    #[command(after_help = "Examples:\n  ichorctl lab clone home-2 home-3")]
+    Clone {
+        #[command(flatten)]
+        name: Name,
+        /// The node whose ichord is copied
+        node: String,
+        /// The node that becomes like it
+        to: String,
+    },
     /// Make a lab of simulated Talos nodes, join them to a mesh, prove and measure it, and take it down
     ///
-    /// The mesh comes as it would on real nodes: the profile `beside` is planned from the configs of the nodes, applied
-    /// step by step over their API, and planned again, which must find nothing to do.
+    /// The mesh comes as it would on real nodes: a network begins and has an owner, the profile `beside` is planned from
+    /// the configs of the nodes and applied step by step over their API, each node is given a token, and a second plan
+    /// must find nothing to do.
     #[command(after_help = "Examples:\n  ichorctl lab demo\n  \
                             ichorctl lab demo --site home:4:random --site cloud:2 --output json")]
     Demo {
@@ -100,6 +148,14 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// Give the power back
+    On,
+    /// Take it
+    Off,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +190,7 @@ impl What {
     fn topology(self) -> Result<Topology, LabError> {
         if let Some(nodes) = self.nodes {
             let mut topology = Topology::talos(nodes.parse::<Nodes>()?, self.talos);
+            topology.membership = if self.without_mesh { Membership::Listed } else { Membership::Tokens };
             if let Some(talos) = &mut topology.talos {
                 talos.without_mesh = self.without_mesh;
             }
@@ -141,8 +198,10 @@ impl What {
         }
         match self.file {
             Some(file) => Topology::load(&file),
-            None if self.sites.is_empty() => Ok(Topology::demo()),
-            None => Ok(Topology { sites: self.sites, ..Topology::default() }),
+            None => {
+                let sites = if self.sites.is_empty() { Topology::demo().sites } else { self.sites };
+                Ok(Topology { sites, membership: Membership::Tokens, ..Topology::default() })
+            }
         }
     }
 }
@@ -154,10 +213,10 @@ impl What {
         let mut topology = self.topology()?;
         if !is_file && topology.talos.is_none() {
             let control_planes = if topology.nodes().count() < 3 { 1 } else { 3 };
-            topology.talos = Some(Talos { version, control_planes, new: 0, without_mesh: true });
+            topology.talos = Some(Talos { version, control_planes, new: 0, without_mesh: false });
         }
-        if let Some(talos) = &mut topology.talos {
-            talos.without_mesh = true;
+        if topology.talos.is_some() {
+            topology.membership = Membership::Tokens;
         }
         Ok(topology)
     }
@@ -178,26 +237,26 @@ enum Format {
     Json,
 }
 
-/// Runs `ichorctl lab` with `args`. `planner` joins simulated Talos nodes to a mesh. The process must not have started
+/// Runs `ichorctl lab` with `args`. `operator` owns the networks of labs. The process must not have started
 /// threads of its own that wait for signals.
-pub fn run(args: LabArgs, planner: &dyn Planner) -> ExitCode {
+pub fn run(args: LabArgs, operator: &dyn Operator) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failure(&LabError::failed("make a runtime", error)),
     };
-    match runtime.block_on(execute(args.command, planner)) {
+    match runtime.block_on(execute(args.command, operator)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => failure(&error),
     }
 }
 
-async fn execute(command: Command, planner: &dyn Planner) -> Result<u8, LabError> {
+async fn execute(command: Command, operator: &dyn Operator) -> Result<u8, LabError> {
     match command {
         Command::Up { name, what } => {
             let topology = what.topology()?;
             let talos = topology.talos.clone();
             let progress = Progress::new();
-            let up = background::up(&name.name, topology, |text| progress.tell(text));
+            let up = background::up(&name.name, topology.clone(), |text| progress.tell(text));
             let Some(lab) = until_interrupted(up).await? else {
                 background::down(&name.name).await?;
                 return Ok(INTERRUPTED);
@@ -209,6 +268,17 @@ async fn execute(command: Command, planner: &dyn Planner) -> Result<u8, LabError
                     progress.tell(&format!("the lab {:?} runs, without a mesh", name.name));
                     return Ok(0);
                 }
+            }
+            background::note_topology(&name.name, &topology)?;
+            if topology.membership == Membership::Tokens {
+                let folder = background::directory(&name.name)?.join(background::OWNER);
+                let joined = join::join(&lab, &topology, folder.clone(), operator, &progress);
+                let Some(joined) = until_interrupted(joined).await? else {
+                    background::down(&name.name).await?;
+                    return Ok(INTERRUPTED);
+                };
+                joined?;
+                progress.tell(&format!("its owner: `ichorctl token create --dir {} ...`", folder.display()));
             }
             progress.tell("waiting until all that can connect have connected");
             match until_interrupted(lab.until_connected()).await? {
@@ -238,7 +308,24 @@ async fn execute(command: Command, planner: &dyn Planner) -> Result<u8, LabError
         Command::Exec { name, node, program } => {
             exec::exec(&background::join(&name.name)?, &node, program).await
         }
-        Command::Demo { what, output } => demo::demo(what.joined_later()?, output.output, planner).await,
+        Command::Power { name, switch, node } => {
+            faults::power(&background::join(&name.name)?, &node, switch == Switch::On).await?;
+            Ok(0)
+        }
+        Command::Isolate { name, what, heal } => {
+            faults::isolate(&background::join(&name.name)?, &what, heal).await?;
+            Ok(0)
+        }
+        Command::ReImage { name, node } => {
+            let (lab, progress) = (background::join(&name.name)?, Progress::new());
+            faults::re_image(&lab, &name.name, &node, operator, &progress).await?;
+            Ok(0)
+        }
+        Command::Clone { name, node, to } => {
+            faults::clone(&background::join(&name.name)?, &node, &to).await?;
+            Ok(0)
+        }
+        Command::Demo { what, output } => demo::demo(what.joined_later()?, output.output, operator).await,
     }
 }
 

@@ -112,6 +112,22 @@ impl Node {
         self.daemon(DaemonAction::KillWorker).await
     }
 
+    /// Takes its power: its ichord is gone without a word, and nothing reaches it.
+    ///
+    /// # Errors
+    /// [`LabError::Unknown`].
+    pub async fn power_off(&self) -> Result<(), LabError> {
+        ask(&self.sandbox, Request::Power { node: self.name.clone(), on: false }).await.map(drop)
+    }
+
+    /// Gives its power back: it can be reached, and starts its ichord.
+    ///
+    /// # Errors
+    /// [`LabError::Unknown`], and those of [`Self::start`].
+    pub async fn power_on(&self) -> Result<(), LabError> {
+        ask(&self.sandbox, Request::Power { node: self.name.clone(), on: true }).await.map(drop)
+    }
+
     /// Makes its ichord read its configuration again, with SIGHUP.
     ///
     /// # Errors

@@ -25,6 +25,8 @@ pub(crate) enum Request {
     Run(Program),
     /// Change a node's ichord.
     Daemon { node: String, action: DaemonAction },
+    /// Take the power from a node, or give it back.
+    Power { node: String, on: bool },
     /// Start a node's ichord in this way from now on.
     DaemonIs { node: String, daemon: Daemon },
     /// Shape a link anew.

@@ -28,7 +28,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// # Errors
 ///
 /// [`Unproven`] when it does not in time, and those of the calls.
-pub(super) async fn follow(
+pub(crate) async fn follow(
     client: &NodeClient,
     before: &str,
     after: &str,

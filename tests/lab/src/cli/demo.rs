@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use super::join::{self, Joined};
 use super::table::{matrix, table};
-use super::{Format, INTERRUPTED, Planner, Progress, print, print_json, until_interrupted};
+use super::{Format, INTERRUPTED, Operator, Progress, print, print_json, until_interrupted};
+use crate::background::{self, OWNER};
 use crate::error::LabError;
 use crate::lab::Lab;
 use crate::protocol::{NodeView, View};
-use crate::topology::{Family, Topology};
+use crate::topology::{Family, Membership, Topology};
 use crate::traffic::{self, Ping, Tcp};
 
 /// How long a pair may take to answer the first time.
@@ -27,7 +28,7 @@ const FAILED: u8 = 1;
 struct Report {
     connected: bool,
     seconds: f64,
-    /// What joined simulated Talos nodes to the mesh; none where ichords start with their mesh.
+    /// What joined the nodes to the mesh; none where ichords start with their mesh.
     applied: Option<Joined>,
     /// The families that are proven.
     families: [Family; 2],
@@ -70,13 +71,17 @@ struct Throughput {
 }
 
 /// Makes the lab of `topology`, proves and measures it, and takes it down; returns the exit code.
-pub(super) async fn demo(topology: Topology, format: Format, planner: &dyn Planner) -> Result<u8, LabError> {
+pub(super) async fn demo(
+    topology: Topology,
+    format: Format,
+    operator: &dyn Operator,
+) -> Result<u8, LabError> {
     let progress = Progress::new();
     let work = async {
         let sites = topology.sites.len();
         progress.tell(&format!("making {} nodes on {sites} sites", topology.nodes().count()));
         let lab = Lab::builder().topology(topology.clone()).up_with(|text| progress.tell(text)).await?;
-        let result = join_and_prove(&lab, &topology, planner, &progress).await;
+        let result = join_and_prove(&lab, &topology, operator, &progress).await;
         lab.down().await?;
         result
     };
@@ -97,18 +102,25 @@ pub(super) async fn demo(topology: Topology, format: Format, planner: &dyn Plann
 async fn join_and_prove(
     lab: &Lab,
     topology: &Topology,
-    planner: &dyn Planner,
+    operator: &dyn Operator,
     progress: &Progress,
 ) -> Result<Report, LabError> {
-    let Some(talos) = topology.talos.as_ref().filter(|talos| talos.without_mesh) else {
+    if topology.membership == Membership::Listed {
         return prove(lab, None, progress).await;
-    };
-    let joined = join::join(lab, topology, talos, planner, progress).await?;
+    }
+    // It holds the owner's key, and goes with the lab.
+    let directory = background::temporary()?;
+    let joined = join::join(lab, topology, directory.path().join(OWNER), operator, progress).await?;
     prove(lab, Some(joined), progress).await
 }
 
 async fn prove(lab: &Lab, applied: Option<Joined>, progress: &Progress) -> Result<Report, LabError> {
-    let view = lab.view().await?;
+    let mut view = lab.view().await?;
+    for node in view.nodes.iter_mut().filter(|node| node.member) {
+        if let Some(mesh) = join::mesh_addresses(&lab.node(&node.name).status().await?) {
+            node.mesh = mesh;
+        }
+    }
     let members: Vec<NodeView> = view.nodes.iter().filter(|node| node.member).cloned().collect();
     progress.tell("waiting until all pairs have agreed on keys");
     match lab.until_connected().await {
@@ -195,10 +207,13 @@ fn text(report: &Report) -> String {
         pair.map_or_else(String::new, |pair| times(pair).join(" / "))
     });
     text.push_str(&format!("\n{times}\n"));
-    if let Some(Joined { nodes, steps }) = &report.applied {
-        text.push_str(&format!(
-            "{nodes} Talos nodes joined by {steps} verified steps; a second plan is empty\n"
-        ));
+    if let Some(Joined { nodes, steps, tokens }) = &report.applied {
+        text.push_str(&match steps {
+            0 => format!("{nodes} nodes joined by {tokens} tokens\n"),
+            _ => format!(
+                "{nodes} Talos nodes joined by {tokens} tokens and {steps} verified steps; a second plan is empty\n"
+            ),
+        });
     }
     let good = report.pairs.iter().filter(|pair| pair.answers()).count();
     let total = report.pairs.len();

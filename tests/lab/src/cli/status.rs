@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::join::mesh_addresses;
 use super::table::{matrix, table};
 use super::{Format, print, print_json};
 use crate::error::LabError;
@@ -49,7 +50,7 @@ pub(super) async fn show(lab: &Lab, format: Format) -> Result<(), LabError> {
 async fn report(lab: &Lab) -> Result<Report, LabError> {
     let view = lab.view().await?;
     let (mut nodes, mut pairs) = (Vec::new(), Vec::new());
-    for node in view.nodes {
+    for mut node in view.nodes {
         let status = if node.pid.is_some() { lab.node(&node.name).status().await.ok() } else { None };
         pairs.extend(status.iter().flat_map(|status| &status.peers).map(|peer| Pair {
             from: node.name.clone(),
@@ -58,6 +59,10 @@ async fn report(lab: &Lab) -> Result<Report, LabError> {
             endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
             last_handshake: peer.last_handshake,
         }));
+        // Addresses of members follow from their network.
+        if let Some(mesh) = status.as_ref().and_then(mesh_addresses) {
+            node.mesh = mesh;
+        }
         nodes.push(NodeReport { node, status });
     }
     Ok(Report { sites: view.sites, nodes, pairs })

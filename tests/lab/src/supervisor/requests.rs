@@ -131,6 +131,14 @@ impl Server {
                 self.daemon(&node, action).await?;
                 Answer::Done
             }
+            Request::Power { node, on } => {
+                let was_running = self.with_world(async |world| world.power(&node, on).await).await?;
+                if let Some(daemon) = was_running {
+                    daemon.signal(Signal::KILL);
+                    daemon.wait().await;
+                }
+                Answer::Done
+            }
             Request::DaemonIs { node, daemon } => {
                 self.with_world(async |world| world.set_daemon(&node, daemon)).await?;
                 Answer::Done
@@ -140,8 +148,9 @@ impl Server {
                     what: format!("forward to {node}"),
                     cause: "there is no socket".to_owned(),
                 })?;
-                let host = self.with_world(async |world| world.host(&node)).await?;
-                super::talos::forward(listener, host)?;
+                let (host, is_off) =
+                    self.with_world(async |world| Ok((world.host(&node)?, world.is_off(&node)?))).await?;
+                super::talos::forward(listener, host, is_off)?;
                 Answer::Done
             }
             Request::Talosconfig { endpoints, nodes } => {

@@ -1,25 +1,31 @@
 //! The simulated Talos nodes of a lab: each serves its API in its own namespaces.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 use super::host::Host;
-use super::root;
 use super::world::{CONFIG_FILE, LAN_OF_NODE, World};
+use super::{root, watch};
 use crate::error::{Attempt as _, LabError};
+use crate::protocol::Answer;
 use crate::talos::model::{ClusterSpec, ConfigRules, ExtensionConfig, MachineType, NodeSpec};
 use crate::talos::{Directory, PORT, Role, Simulation};
 use crate::topology::{Family, Talos, Topology};
 
 /// How long a simulated node takes to boot: long enough to be seen.
 const BOOT_TIME: Duration = Duration::from_secs(4);
+/// The interface of the mesh.
+const MESH: &str = "ichor0";
 /// The extension that carries ichord.
 const EXTENSION: &str = "ichor";
 
@@ -89,15 +95,14 @@ impl World {
         name: &str,
         config: &ExtensionConfig,
     ) -> Result<(), LabError> {
-        let mut mesh = Vec::new();
+        let (mut mesh, mut is_member) = (Vec::new(), false);
         for (path, content) in &config.files {
             // Where Talos mounts it nothing can be written here.
             let path = if path == ichord::config::TALOS_PATH { CONFIG_FILE } else { path };
             if path == CONFIG_FILE {
-                mesh = ichord::config::Config::parse(content)
-                    .ok()
-                    .and_then(|config| Some(config.static_mesh?.addresses))
-                    .unwrap_or_default();
+                let config = ichord::config::Config::parse(content).ok();
+                is_member = config.as_ref().is_some_and(|config| config.mesh.is_some());
+                mesh = config.and_then(|config| Some(config.static_mesh?.addresses)).unwrap_or_default();
             }
             if !path.starts_with("/etc/ichor/") {
                 tracing::warn!(path, node = name, "a lab has only files of ichord");
@@ -108,7 +113,43 @@ impl World {
             host.run(move |_| async move { root::write(Path::new(&path), 0o600, &content) }).await?;
         }
         self.start_daemon(name).await?;
+        if is_member {
+            // They are known when it is let in.
+            return self.follow_addresses(name);
+        }
         self.set_addresses(name, &mesh)
+    }
+
+    /// Tells the simulated node which addresses its ichord has, now and whenever they change.
+    fn follow_addresses(&mut self, name: &str) -> Result<(), LabError> {
+        let Some(simulation) = self.simulation.clone().filter(|_| self.followed.insert(name.to_owned()))
+        else {
+            return Ok(());
+        };
+        let (host, name, lan) = (self.host(name)?, name.to_owned(), lan_addresses(&self.topology, name));
+        let (sender, mut statuses) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            // It ends with the lab.
+            let _ended = host.run(move |_| watch::status(sender)).await;
+        });
+        tokio::task::spawn_local(async move {
+            let mut told = Vec::new();
+            while let Some(Answer::Text(text)) = statuses.recv().await {
+                let Ok(status) = serde_json::from_str::<ichord::status::Status>(&text) else { continue };
+                let mesh: Vec<IpNet> = status.addresses.iter().filter_map(|net| net.parse().ok()).collect();
+                if mesh == told {
+                    continue;
+                }
+                let own = mesh.iter().map(|net| (MESH.to_owned(), *net));
+                let addresses: Vec<_> = lan.iter().cloned().chain(own).collect();
+                told = mesh;
+                let set = simulation.change(|cluster, now| cluster.set_addresses(&name, addresses, now));
+                if let Err(error) = set {
+                    tracing::error!(%error, node = name, "a simulated node cannot have its addresses");
+                }
+            }
+        });
+        Ok(())
     }
 
     /// Notes that a node's ichord is gone, and its addresses with it.
@@ -119,7 +160,7 @@ impl World {
     fn set_addresses(&self, name: &str, mesh: &[IpNet]) -> Result<(), LabError> {
         let Some(simulation) = &self.simulation else { return Ok(()) };
         let mut addresses = lan_addresses(&self.topology, name);
-        addresses.extend(mesh.iter().map(|net| ("ichor0".to_owned(), *net)));
+        addresses.extend(mesh.iter().map(|net| (MESH.to_owned(), *net)));
         let set = simulation.change(|cluster, now| cluster.set_addresses(name, addresses, now));
         set.attempt(|| format!("change the addresses of {name}"))
     }
@@ -178,7 +219,7 @@ fn machine_config(
 }
 
 /// Hands on what comes to a socket from outside to the API of a node, for as long as the lab is there.
-pub(super) fn forward(listener: OwnedFd, host: Host) -> Result<(), LabError> {
+pub(super) fn forward(listener: OwnedFd, host: Host, is_off: Rc<Cell<bool>>) -> Result<(), LabError> {
     let what = || "listen for the Talos API".to_owned();
     let listener = std::net::TcpListener::from(listener);
     listener.set_nonblocking(true).attempt(what)?;
@@ -186,6 +227,9 @@ pub(super) fn forward(listener: OwnedFd, host: Host) -> Result<(), LabError> {
     tokio::task::spawn_local(async move {
         loop {
             let Ok((outside, _)) = listener.accept().await else { continue };
+            if is_off.get() {
+                continue;
+            }
             let Ok(outside) = outside.into_std() else { continue };
             let host = host.clone();
             tokio::task::spawn_local(async move {

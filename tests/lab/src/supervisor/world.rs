@@ -1,9 +1,11 @@
 //! The hosts and links of a lab, and what can be done to them.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -40,6 +42,8 @@ pub(crate) struct World {
     shapers: BTreeMap<LinkName, Shaper>,
     cuts: BTreeSet<Cut>,
     pub(super) simulation: Option<Simulation>,
+    /// Nodes whose addresses are told to the simulation by what their ichords say.
+    pub(super) followed: BTreeSet<String>,
 }
 
 struct Node {
@@ -52,6 +56,7 @@ struct Node {
     public_key: Option<String>,
     starts: Daemon,
     daemon: Option<Process>,
+    is_off: Rc<Cell<bool>>,
 }
 
 /// One end of a link that is to be made.
@@ -79,6 +84,7 @@ impl World {
             shapers: BTreeMap::new(),
             cuts: BTreeSet::new(),
             simulation: None,
+            followed: BTreeSet::new(),
         };
         for site in 0..world.topology.sites.len() {
             world.build_site(site).await?;
@@ -97,6 +103,7 @@ impl World {
                 public_key: None,
                 starts: Daemon::default(),
                 daemon: None,
+                is_off: Rc::default(),
             };
             world.nodes.insert(spec.name.clone(), node);
             world.attach(&spec.name).await?;
@@ -287,11 +294,29 @@ impl World {
         Ok(configs)
     }
 
-    /// Starts a node's ichord, unless it runs.
+    /// Takes the power from a node, and returns the ichord that is to be killed; or gives it back.
+    pub(crate) async fn power(&mut self, name: &str, on: bool) -> Result<Option<Process>, LabError> {
+        let node = self.node(name)?;
+        let (is_off, is_member) = (Rc::clone(&node.is_off), node.member);
+        let running = node.daemon.clone().filter(|daemon| !on && !daemon.has_ended());
+        is_off.set(!on);
+        self.cut(Cut::Node(name.to_owned()), !on).await?;
+        if on && is_member {
+            self.start_daemon(name).await?;
+        }
+        Ok(running)
+    }
+
+    /// Whether a node has no power, now and later.
+    pub(crate) fn is_off(&self, name: &str) -> Result<Rc<Cell<bool>>, LabError> {
+        Ok(Rc::clone(&self.node(name)?.is_off))
+    }
+
+    /// Starts a node's ichord, unless it runs or has no power.
     pub(crate) async fn start_daemon(&mut self, name: &str) -> Result<(), LabError> {
         let processes = self.processes.clone();
         let node = self.node_mut(name)?;
-        if node.daemon.as_ref().is_some_and(|daemon| !daemon.has_ended()) {
+        if node.is_off.get() || node.daemon.as_ref().is_some_and(|daemon| !daemon.has_ended()) {
             return Ok(());
         }
         let starts = node.starts.clone();
