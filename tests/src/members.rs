@@ -4,11 +4,18 @@
 //! is authentic. Everything else is the code that runs in the daemon. All follows from the seed.
 
 mod checks;
+mod flapping;
 mod history;
+mod idle;
+mod network;
 mod owner;
+mod partition;
 mod spread;
 mod world;
 
+pub use flapping::{Flapping, flapping};
 pub use history::{Kind, Report, run};
+pub use idle::{Idle, idle};
+pub use partition::{Healing, partition};
 pub use spread::{Spread, percentile, spread};
 pub use world::{Faults, NodeId, World};

@@ -9,6 +9,7 @@
 //! Nothing is answered, and nothing is taken, from who is no peer. Who is barred falls silent.
 
 mod door;
+mod early;
 mod keys;
 mod saved;
 mod upkeep;
@@ -33,6 +34,7 @@ use crate::record::tombstone::{End, Tombstone};
 use crate::record::{Envelope, IdentityKey, NetworkId, RecordError};
 use crate::roster::{Applied, Item, Roster, Settled, Status};
 
+use self::early::EarlyAnnouncements;
 use self::keys::EarlyKeys;
 use self::upkeep::Upkeep;
 
@@ -162,6 +164,7 @@ pub struct Membership {
     gossip: Gossip,
     keys: HelloKeys,
     early: EarlyKeys,
+    early_announcements: EarlyAnnouncements,
     us: Us,
     phase: Phase,
     /// Who let us in, until our roster holds all that proves it.
@@ -253,6 +256,7 @@ impl Membership {
             gossip: Gossip::new(now.instant),
             keys: HelloKeys::default(),
             early: EarlyKeys::default(),
+            early_announcements: EarlyAnnouncements::default(),
             us: Us { secret, identity, settled: None, announcement, seeds, began_alone: false, minted: None },
             phase,
             introducer: None,
@@ -464,6 +468,9 @@ impl Membership {
                 }
             }
         }
+        if let (Applied::Pending, Item::Announcement(announcement)) = (applied, item) {
+            self.early_announcements.wait(announcement, now.instant);
+        }
         if matches!(applied, Applied::New | Applied::Pending) {
             self.after_change(now);
         }
@@ -526,6 +533,11 @@ impl Membership {
         if changed.contains(&self.us.identity) {
             self.look_at_ourselves(now);
         }
+        for identity in &changed {
+            if let Some(announcement) = self.early_announcements.take(identity) {
+                self.take(Item::Announcement(announcement), None, now);
+            }
+        }
     }
 
     fn look_at_ourselves(&mut self, now: Now) {
@@ -570,9 +582,13 @@ impl Membership {
     }
 
     /// An announcement of our own identity that we did not make just now: from before our state was lost, or by a
-    /// clone. Ours must be newer to count.
+    /// clone. Ours must be newer to count. What we said in a hello comes back, too, and is as good as ours.
     fn adopt(&mut self, theirs: &SignedAnnouncement, now: Now) {
         let instance = theirs.announcement.instance;
+        let (sequence, ours) = (theirs.announcement.sequence, &self.us.announcement);
+        if theirs.announcement == *ours || instance == ours.instance && sequence < ours.sequence {
+            return;
+        }
         self.us.announcement.sequence = self.us.announcement.sequence.max(theirs.announcement.sequence);
         if instance != self.us.announcement.instance && theirs.announcement.boot >= self.us.announcement.boot
         {

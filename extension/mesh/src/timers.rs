@@ -14,9 +14,11 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Random delay added to every retry, so that two peers that start together do not stay in step.
 pub(crate) const MAX_JITTER: Duration = Duration::from_millis(333);
 
-/// Waits of the first retries. A single lost datagram should not cost a cold pair five seconds; from the
-/// third retry on the paper's interval holds.
-const FIRST_RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// Waits of the first retries. A single lost datagram should not cost a cold pair five seconds, nor one second, in
+/// which everybody else has heard of a newcomer. Where an answer takes longer than the first wait, one comes to the
+/// second or third initiation. From then on the paper's interval holds.
+const FIRST_RETRIES: [Duration; 3] =
+    [Duration::from_millis(300), Duration::from_millis(700), Duration::from_secs(2)];
 
 /// What to do about a handshake that was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +78,12 @@ impl Timers {
         }
     }
 
-    /// An initiation left. `jitter` is at most [`MAX_JITTER`].
+    /// An initiation left. `jitter` is at most [`MAX_JITTER`], and less counts for short waits.
     pub(crate) fn initiated(&mut self, now: Instant, jitter: Duration) {
         let attempt = self.attempt.get_or_insert(Attempt { started: now, tries: 0, next: now });
         let wait = FIRST_RETRIES.get(attempt.tries as usize).copied().unwrap_or(REKEY_TIMEOUT);
         attempt.tries += 1;
-        attempt.next = now + wait + jitter;
+        attempt.next = now + wait + jitter.min(wait / 4);
         self.jitter = jitter;
         self.changed = true;
         self.unanswered_since = None;
@@ -244,7 +246,7 @@ mod tests {
                 Retry::Wait => panic!("a retry is due"),
             }
         }
-        assert_eq!(waits[..4], [secs(1), secs(2), secs(5), secs(5)]);
+        assert_eq!(waits[..5], [ms(300), ms(700), secs(2), secs(5), secs(5)]);
         assert!(now - epoch() >= REKEY_ATTEMPT_TIME && now - epoch() < REKEY_ATTEMPT_TIME + secs(5));
     }
 
@@ -252,7 +254,10 @@ mod tests {
     fn jitter_delays_every_retry() {
         let mut timers = Timers::default();
         timers.initiated(epoch(), ms(300));
-        assert_eq!(timers.deadline(epoch(), true), Some(epoch() + ms(1300)));
+        assert_eq!(timers.deadline(epoch(), true), Some(epoch() + ms(375)), "a short one by a quarter");
+        timers.initiated(epoch(), ms(300));
+        timers.initiated(epoch(), ms(300));
+        assert_eq!(timers.deadline(epoch(), true), Some(epoch() + ms(2300)));
     }
 
     #[test]

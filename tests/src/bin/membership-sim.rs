@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use ichor_tests::members::{Faults, percentile, run, spread};
+use ichor_tests::members::{Faults, flapping, idle, partition, percentile, run, spread};
 
 #[derive(Debug, Parser)]
 enum Args {
@@ -35,6 +35,51 @@ enum Args {
         #[arg(long, default_value_t = 10)]
         loss: usize,
     },
+    /// How fast two halves of a network come together again, in virtual time.
+    Partition {
+        /// How many members.
+        #[arg(long, default_value_t = 100)]
+        members: usize,
+        /// How many times, each with the next seed.
+        #[arg(long, default_value_t = 10)]
+        rounds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Seconds that the halves do not reach each other.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Datagrams lost, of a thousand.
+        #[arg(long, default_value_t = 10)]
+        loss: usize,
+    },
+    /// What members whose links go up and down every second cost the others.
+    Flapping {
+        /// How many members.
+        #[arg(long, default_value_t = 100)]
+        members: usize,
+        /// How many of them flap.
+        #[arg(long, default_value_t = 10)]
+        flapping: usize,
+        /// For how many seconds.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// The seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// What a member costs while nothing happens: CPU time and memory of this process, per member.
+    Idle {
+        /// How many members.
+        #[arg(long, default_value_t = 100)]
+        members: usize,
+        /// Seconds of virtual time.
+        #[arg(long, default_value_t = 3600)]
+        seconds: u64,
+        /// The seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// One history, told in full.
     Tell {
         /// Which.
@@ -46,14 +91,13 @@ fn main() -> ExitCode {
     match Args::parse() {
         Args::Histories { count, first } => histories(first, count),
         Args::Spread { members, rounds, seed, loss } => {
-            // Across a continent and back.
-            let (delay, jitter) = (Duration::from_millis(10), Duration::from_millis(60));
-            let result = spread(members, rounds, seed, Faults { delay, jitter, loss });
+            let result = spread(members, rounds, seed, across_a_continent(loss));
             println!(
                 "{members} members, {rounds} rounds, seed {seed}, {loss} of 1000 lost, 10 to 70 ms one way"
             );
             for (what, times) in [
                 ("join", &result.join),
+                ("join, and the newcomer knows all", &result.caught_up),
                 ("endpoint change", &result.change),
                 ("revocation", &result.revocation),
             ] {
@@ -61,7 +105,34 @@ fn main() -> ExitCode {
                     [50, 99, 100].map(|percent| percentile(times, percent).unwrap_or_default());
                 println!("{what}: seen by all after P50 {p50:.2?}, P99 {p99:.2?}, longest {max:.2?}");
             }
-            println!("idle: {:.0} bit/s of control messages a member", result.idle * 8.0);
+            println!(
+                "idle: {:.0} bit/s of control messages a member, {:.0} bit/s with all headers",
+                result.idle, result.idle_on_the_wire
+            );
+            ExitCode::SUCCESS
+        }
+        Args::Partition { members, rounds, seed, seconds, loss } => {
+            halves(members, seed..seed + rounds, seconds, loss)
+        }
+        Args::Flapping { members, flapping: some, seconds, seed } => {
+            let result = flapping(members, some, Duration::from_secs(seconds), seed, across_a_continent(10));
+            println!(
+                "{some} of {members} members flap at 1 Hz for {seconds} s, seed {seed}; among the others:"
+            );
+            println!(
+                "{} changes of peers told to drivers, {} other lists of peers, {} other records, {} sessions ended",
+                result.changes, result.other_peers, result.other_records, result.ended
+            );
+            ExitCode::SUCCESS
+        }
+        Args::Idle { members, seconds, seed } => {
+            let result = idle(members, Duration::from_secs(seconds), seed, across_a_continent(10));
+            println!("{members} members, nothing happens for {seconds} s, seed {seed}, simulation included");
+            println!(
+                "each: {:.4} % of a core, {:.1} KiB of memory for each member that it knows",
+                result.cpu * 100.0,
+                result.memory as f64 / 1024.0
+            );
             ExitCode::SUCCESS
         }
         Args::Tell { seed } => {
@@ -70,6 +141,26 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Ten to seventy milliseconds one way.
+fn across_a_continent(loss: usize) -> Faults {
+    Faults { delay: Duration::from_millis(10), jitter: Duration::from_millis(60), loss }
+}
+
+fn halves(members: usize, seeds: std::ops::Range<u64>, seconds: u64, loss: usize) -> ExitCode {
+    println!("{members} members in two halves for {seconds} s, seeds {seeds:?}, {loss} of 1000 lost");
+    let results: Vec<_> = seeds
+        .map(|seed| partition(members, Duration::from_secs(seconds), seed, across_a_continent(loss)))
+        .collect();
+    let mut times: Vec<_> = results.iter().map(|result| result.healed).collect();
+    times.sort_unstable();
+    let [p50, p99, max] = [50, 99, 100].map(|percent| percentile(&times, percent).unwrap_or_default());
+    let bad = results.iter().map(|result| result.bad_peers).sum::<usize>();
+    println!(
+        "all rosters equal after P50 {p50:.2?}, P99 {p99:.2?}, longest {max:.2?}; {bad} with a revoked peer"
+    );
+    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn histories(first: u64, count: u64) -> ExitCode {

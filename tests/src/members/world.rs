@@ -24,8 +24,17 @@ const EPOCH: u64 = 1_800_000_000;
 const SILENCE: Duration = Duration::from_secs(15);
 /// How often a node tries to have the sessions that it wants, and looks at those that it has.
 const TICK: Duration = Duration::from_secs(1);
+/// Milliseconds by which it is later at most, where machines are far from each other.
+const TICK_DRIFT: usize = 250;
 /// How long after a change of links those that want sessions notice.
 const HANDSHAKE: Duration = Duration::from_millis(60);
+/// Waits between handshakes that stay unanswered, where these can be lost: those of the daemon.
+const RETRIES: [Duration; 4] = [
+    Duration::from_millis(350),
+    Duration::from_millis(800),
+    Duration::from_millis(2_200),
+    Duration::from_millis(5_200),
+];
 
 /// A place for a node: a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +76,7 @@ enum Happening {
     Tick(NodeId, u64),
     Wake(NodeId, u64),
     Session(NodeId, u64, NodeId, u64),
+    Retry(NodeId, u64, NodeId),
 }
 
 /// All machines and what is under way between them.
@@ -82,10 +92,18 @@ pub struct World {
     agenda: BTreeMap<(Instant, u64), Happening>,
     order: u64,
     faults: Faults,
+    /// Machines are far from each other, see [`World::distant`].
+    is_distant: bool,
+    /// Handshakes that were tried without success, and when the next one is due.
+    tried: BTreeMap<(NodeId, NodeId), (usize, Instant)>,
+    /// Control messages that were sent.
+    pub control_messages: u64,
     /// Bytes of control messages that were sent.
     pub control_bytes: u64,
     /// Replies that were sent outside sessions, by who asked.
     pub replies: BTreeMap<NodeId, u64>,
+    /// How often each node asked its driver to look at a peer again.
+    changes: BTreeMap<NodeId, u64>,
     /// What nodes became aware of.
     pub events: Vec<(NodeId, Event)>,
 }
@@ -104,10 +122,20 @@ impl World {
             agenda: BTreeMap::new(),
             order: 0,
             faults,
+            is_distant: false,
+            tried: BTreeMap::new(),
+            control_messages: 0,
             control_bytes: 0,
             replies: BTreeMap::new(),
+            changes: BTreeMap::new(),
             events: Vec::new(),
         }
+    }
+
+    /// An empty world whose machines share no network segment, and in which handshakes are lost like other datagrams and
+    /// repeated as seldom as the daemon repeats them.
+    pub fn distant(seed: u64, faults: Faults) -> Self {
+        Self { is_distant: true, ..Self::new(seed, faults) }
     }
 
     /// Virtual time since the beginning.
@@ -153,6 +181,13 @@ impl World {
     /// Where a machine is.
     pub fn address(node: NodeId) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + node.0 as u32), 51840))
+    }
+
+    fn node_at(address: SocketAddr) -> Option<NodeId> {
+        match address {
+            SocketAddr::V4(address) => Some(NodeId((u32::from(*address.ip()) & 0x00ff_ffff) as usize)),
+            SocketAddr::V6(_) => None,
+        }
     }
 
     fn time(&self, node: NodeId) -> Now {
@@ -283,6 +318,20 @@ impl World {
         self.linked(a, b) && one.is_peer(two.identity()) && two.is_peer(one.identity())
     }
 
+    /// How often a node asked its driver to look at a peer again.
+    pub fn changes(&self, node: NodeId) -> u64 {
+        self.changes.get(&node).copied().unwrap_or(0)
+    }
+
+    /// The sessions that `nodes` have with each other.
+    pub fn sessions_among(&self, nodes: &[NodeId]) -> BTreeSet<(NodeId, NodeId)> {
+        let among = |node: &NodeId| {
+            let sessions = self.machines[node.0].sessions.keys().filter(|peer| nodes.contains(peer));
+            sessions.map(|peer| (*node, *peer)).collect::<Vec<_>>()
+        };
+        nodes.iter().flat_map(among).collect()
+    }
+
     // Time
 
     /// Lets `time` pass.
@@ -343,13 +392,22 @@ impl World {
             Happening::Tick(node, incarnation) => {
                 if self.is_running(node, incarnation) {
                     self.tick(node);
-                    self.at(self.now + TICK, Happening::Tick(node, incarnation));
+                    // Real timers do not stay in step with links that come and go.
+                    let drift = if self.is_distant { self.random.below(TICK_DRIFT) as u64 } else { 0 };
+                    let next = self.now + TICK + Duration::from_millis(drift);
+                    self.at(next, Happening::Tick(node, incarnation));
                 }
             }
             Happening::Wake(node, incarnation) => {
                 if self.is_running(node, incarnation) && self.machines[node.0].wake <= Some(self.now) {
                     self.machines[node.0].wake = None;
                     self.with(node, |membership, now| membership.handle_timeout(now));
+                }
+            }
+            Happening::Retry(node, incarnation, peer) => {
+                let is_wanted = || !self.machines[node.0].sessions.contains_key(&peer);
+                if self.is_running(node, incarnation) && is_wanted() {
+                    self.shake_hands(node, peer);
                 }
             }
             Happening::Session(a, one, b, two) => {
@@ -419,10 +477,31 @@ impl World {
     }
 
     fn shake_hands(&mut self, node: NodeId, peer: NodeId) {
+        if self.is_distant && !self.is_handshake_answered(node, peer) {
+            return;
+        }
         if self.mutual(node, peer) {
             let (one, two) = (self.machines[node.0].incarnation, self.machines[peer.0].incarnation);
             self.at(self.now + HANDSHAKE, Happening::Session(node, one, peer, two));
         }
+    }
+
+    /// Whether a handshake is due, and neither it nor the answer is lost. A peer that is down does not answer.
+    fn is_handshake_answered(&mut self, node: NodeId, peer: NodeId) -> bool {
+        let (count, at) = self.tried.get(&(node, peer)).copied().unwrap_or((0, self.now));
+        if self.now < at {
+            return false;
+        }
+        if self.mutual(node, peer) && !self.is_lost() && !self.is_lost() {
+            self.tried.remove(&(node, peer));
+            self.tried.remove(&(peer, node));
+            return true;
+        }
+        let wait = RETRIES[count.min(RETRIES.len() - 1)];
+        self.tried.insert((node, peer), (count + 1, self.now + wait));
+        let incarnation = self.machines[node.0].incarnation;
+        self.at(self.now + wait, Happening::Retry(node, incarnation, peer));
+        false
     }
 
     /// Does what a node wants to have done.
@@ -439,9 +518,10 @@ impl World {
                         self.send_to(node, destination, &datagram);
                     }
                 }
+                Output::Event(Event::Changed(_)) => *self.changes.entry(node).or_default() += 1,
                 Output::Event(event) => {
                     joined |= event == Event::Joined;
-                    if !matches!(event, Event::Changed(_) | Event::Observed(_)) {
+                    if !matches!(event, Event::Observed(_)) {
                         self.events.push((node, event));
                     }
                 }
@@ -466,6 +546,7 @@ impl World {
     }
 
     fn send_control(&mut self, from: NodeId, to: IdentityKey, payload: Vec<u8>) {
+        self.control_messages += 1;
         self.control_bytes += payload.len() as u64;
         let Some(to) = self.by_identity.get(&to).copied() else { return };
         if !self.machines[from.0].sessions.contains_key(&to) || self.is_lost() {
@@ -479,10 +560,12 @@ impl World {
     fn send_to(&mut self, from: NodeId, destination: Destination, datagram: &[u8]) {
         match destination {
             Destination::Address(address) => {
-                if let Some(to) = self.nodes().find(|to| Self::address(*to) == address) {
+                let at = |node: &NodeId| Self::address(*node) == address;
+                if let Some(to) = Self::node_at(address).filter(at).filter(|to| to.0 < self.machines.len()) {
                     self.send_hello(from, to, datagram.to_vec(), Via::Unicast);
                 }
             }
+            Destination::Lan if self.is_distant => {}
             Destination::Lan => {
                 for to in self.nodes().filter(|to| *to != from) {
                     self.send_hello(from, to, datagram.to_vec(), Via::Lan);

@@ -20,8 +20,9 @@ use crate::record::receipt::Receipt;
 use crate::record::{IdentityKey, NetworkId, RecordError};
 use crate::roster::{Item, Refusal, Roster, Settled};
 
-/// Wait after the first request, about.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Wait after the first request, about: longer than most answers take, and short enough that a lost datagram does not
+/// show.
+const FIRST_WAIT: Duration = Duration::from_millis(400);
 /// Longest wait between two requests, about.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Wait after somebody said that an exact name is taken: only an owner can change that.

@@ -186,6 +186,7 @@ impl Membership {
         if self.upkeep.round_at <= now.instant {
             self.upkeep.round_at = now.instant + ROUND;
             self.look_at_early_keys(now);
+            self.early_announcements.forget_old(now.instant);
             self.compare_with_join_string();
             if self.owes_rotation() && self.upkeep.rotate_at.is_none() {
                 // Spread, so that one does it and the others hear of it.
@@ -306,7 +307,7 @@ impl Membership {
             let to: Vec<_> = candidates.unwrap_or_default().into_iter().map(Destination::Address).collect();
             if !to.is_empty() {
                 sent += 1;
-                self.send_meet(to, now);
+                self.send_meet(to);
             }
         }
     }
@@ -333,12 +334,13 @@ impl Membership {
         to.push(Destination::Lan);
         to.sort_unstable();
         to.dedup();
-        self.send_meet(to, now);
+        self.send_meet(to);
     }
 
-    fn send_meet(&mut self, to: Vec<Destination>, now: Now) {
-        // An announcement that is known is stale, and stays unanswered.
-        self.announce(now);
+    fn send_meet(&mut self, to: Vec<Destination>) {
+        // An announcement that is known is stale, and stays unanswered. This one says nothing new otherwise: those that it
+        // does not reach are not told, or every member that is off would make its neighbours talk to everybody.
+        self.us.announcement.sequence = self.us.announcement.sequence.saturating_add(1);
         let Some(settled) = self.settled().cloned() else { return };
         let network = *self.roster.network();
         let Ok(announcement) = self.us.announcement.seal(&network, &self.us.secret, self.crypto) else {
