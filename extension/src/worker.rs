@@ -224,6 +224,10 @@ impl Worker {
                     save_members_at = Some(Instant::now() + members::SAVE_INTERVAL);
                 }
             }
+            // Before anybody sees it: a token that let this node in once does not do so again.
+            if self.members.as_mut().is_some_and(|members| std::mem::take(&mut members.joined)) {
+                self.save_members();
+            }
             if publish_soon {
                 publish_soon = false;
                 let snapshot = self.snapshot().await;

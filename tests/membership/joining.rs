@@ -77,3 +77,21 @@ fn a_join_string_that_lets_nobody_in_can_be_replaced_while_the_daemon_runs() {
         assert_whole(lab, &NAMES[..2]).await
     });
 }
+
+#[test]
+fn who_says_that_it_is_a_member_is_one_after_a_power_cut() {
+    with_network(async |lab, operator| {
+        let [a, b, ..] = NAMES.map(|name| lab.node(name));
+        operator.admit(&a).await?;
+        until_whole(&a, 1).await?;
+        operator.admit(&b).await?;
+        b.until_status("to be let in", |status| {
+            status.network.as_ref().is_some_and(|network| network.member.is_some())
+        })
+        .await?;
+        b.power_off().await?;
+        b.run(["test", "-s", "/var/lib/ichor/membership"]).await?;
+        b.power_on().await?;
+        assert_whole(lab, &NAMES[..2]).await
+    });
+}

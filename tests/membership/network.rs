@@ -13,6 +13,9 @@ pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_lab-agent");
 pub(crate) const OPERATOR: &str = env!("CARGO_BIN_EXE_operator");
 pub(crate) const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
+/// How long members may take to have sessions: the next attempt at one comes after 20 s.
+const CONNECTED_AFTER: Duration = Duration::from_secs(50);
+
 /// `a` and `b` at one site, `c` and `d` at another, and the operator, who is no member, at a third.
 pub(crate) fn topology() -> Topology {
     let site = |site: &str, nodes: &[&str]| {
@@ -110,8 +113,14 @@ pub(crate) async fn until_status_in(
             last = Some(status);
         }
     };
-    let found = tokio::time::timeout(limit, found).await;
-    found.unwrap_or_else(|_| panic!("not in {limit:?} on {}: {last:?}", node.name()))
+    match tokio::time::timeout(limit, found).await {
+        Ok(found) => found,
+        Err(_elapsed) => {
+            let last = last.map_or_else(|| "there is none".to_owned(), |status| status.to_json());
+            let awaited = format!("a status on {}; its last: {last}", node.name());
+            Err(LabError::TimedOut { awaited, after: limit })
+        }
+    }
 }
 
 /// A figure for who asks (`--nocapture`).
@@ -122,8 +131,7 @@ pub(crate) fn tell(figure: &str) {
 
 /// Waits until `node` knows of `members` members, and has sessions with all others.
 pub(crate) async fn until_whole(node: &Node, members: usize) -> Result<(), LabError> {
-    let awaited = format!("a network of {members}");
-    let whole = node.until_status(&awaited, |status| {
+    let whole = until_status_in(node, CONNECTED_AFTER, |status| {
         let network = status.network.as_ref();
         network.is_some_and(|network| network.members == members && network.member.is_some())
             && status.peers.len() == members - 1

@@ -62,6 +62,8 @@ pub(super) struct Members {
     obstacle: Option<String>,
     pub(super) changed: bool,
     pub(super) unsaved: bool,
+    /// This node has become a member, which is on no disk yet.
+    pub(super) joined: bool,
 }
 
 /// What the data plane is to send.
@@ -106,6 +108,7 @@ impl Members {
             obstacle: None,
             changed: true,
             unsaved: false,
+            joined: false,
         };
         // The boot counter must be on the disk before anybody hears of it, or the next start looks like a clone.
         this.unsaved = this.membership.is_member();
@@ -307,6 +310,7 @@ impl Members {
                 tracing::info!(network = %self.membership.roster().network(), "joined");
                 self.obstacle = None;
                 self.changed = true;
+                self.joined = true;
             }
             Event::Taken => {
                 let member = "somebody has the name or address that this node asks for";
