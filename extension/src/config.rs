@@ -74,6 +74,9 @@ pub struct MeshConfig {
     /// Where this node may be reached beside its own addresses: a forwarded port, for example.
     #[serde(default)]
     pub endpoints: Vec<SocketAddr>,
+    /// Days after which this node makes another WireGuard key. 0 for never.
+    #[serde(default = "defaults::key_days")]
+    pub key_days: u16,
     /// Whether, and how, questions about the names of members are answered.
     #[serde(default)]
     pub dns: Option<DnsConfig>,
@@ -95,6 +98,7 @@ impl fmt::Debug for MeshConfig {
             .field("name", &self.name)
             .field("routes", &self.routes)
             .field("endpoints", &self.endpoints)
+            .field("key_days", &self.key_days)
             .field("dns", &self.dns)
             .finish_non_exhaustive()
     }
@@ -430,6 +434,10 @@ mod defaults {
         51841
     }
 
+    pub(super) fn key_days() -> u16 {
+        30
+    }
+
     /// 1500 less the IPv6 and UDP headers and those of WireGuard.
     pub(super) fn mtu() -> Mtu {
         Mtu(1420)
@@ -494,7 +502,9 @@ mod tests {
     #[test]
     fn the_example_of_a_member_is_right_and_shows_every_key() {
         let text = include_str!("../../docs/examples/ichord-mesh.yaml");
-        let MeshConfig { join, name, routes, endpoints, dns } = Config::parse(text).unwrap().mesh.unwrap();
+        let MeshConfig { join, name, routes, endpoints, key_days, dns } =
+            Config::parse(text).unwrap().mesh.unwrap();
+        assert_eq!(key_days, 30);
         let DnsConfig { zone } = dns.unwrap();
         assert_eq!(format!("{zone:?}"), "home.internal.");
         assert!(join.is_some() && name.is_some() && !routes.is_empty() && !endpoints.is_empty());

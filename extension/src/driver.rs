@@ -251,6 +251,17 @@ impl Driver {
         self.secret = secret;
     }
 
+    /// Puts another private key in place of ours, and keeps all sessions.
+    pub fn rotate_private_key(&mut self, secret: SecretKey) {
+        self.node.rotate_identity(BoringNoise::new(&secret), clock::now());
+        self.secret = Some(secret);
+    }
+
+    /// Sets the private key that was ours before, which peers may still call; `None` ends that.
+    pub fn set_previous_key(&mut self, secret: Option<&SecretKey>) {
+        self.node.set_previous_identity(secret.map(BoringNoise::new), clock::now());
+    }
+
     /// The private key.
     pub fn private_key(&self) -> Option<&SecretKey> {
         self.secret.as_ref()

@@ -80,6 +80,17 @@ impl Store {
         Ok(Loaded::Damaged(self.set_aside(name)?))
     }
 
+    /// Removes the file `name`, if it is there.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Renames a file that cannot be used, and returns its new name.
     ///
     /// # Errors

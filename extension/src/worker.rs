@@ -11,6 +11,7 @@ mod members;
 mod names;
 mod peers;
 mod report;
+mod rotation;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ use self::members::Members;
 use self::names::{Name, Resolved};
 use self::peers::Peers;
 use self::report::{publish, serve_status};
+use self::rotation::Rotation;
 use self::services::{Services, View};
 use crate::config::Config;
 use crate::driver::{Driver, DriverHandle, Mail, Stopped};
@@ -108,6 +110,7 @@ struct Worker {
     members: Option<Members>,
     view: watch::Sender<Arc<View>>,
     services: Services,
+    rotation: Rotation,
     endpoints: Endpoints,
     /// They changed since they were left with the parent, and since they were saved.
     endpoints_moved: bool,
@@ -171,6 +174,7 @@ impl Worker {
             members: None,
             view,
             services: Services::new(receiver),
+            rotation: Rotation::default(),
             endpoints: Endpoints::default(),
             endpoints_moved: false,
             endpoints_dirty: false,

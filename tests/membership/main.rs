@@ -3,6 +3,7 @@
 mod clocks;
 mod disk;
 mod joining;
+mod keys;
 mod machines;
 mod network;
 mod outsiders;

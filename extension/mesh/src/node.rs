@@ -5,6 +5,7 @@
 //! twice does nothing. Everything that leaves goes to the sink that each call is given, at once; there is no
 //! queue to drain. What the driver should know about comes out of [`Node::poll_event`].
 
+mod identity;
 mod receive;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,7 +16,6 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng as _;
 
 use crate::control::ControlPlane;
-use crate::gate::Gate;
 use crate::key::{PresharedKey, PublicKey};
 use crate::packet::{Ecn, IpHeader};
 use crate::peer::{BaseChange, Context, Peer};
@@ -23,6 +23,8 @@ use crate::route::AllowedIps;
 use crate::status::{Counters, Drop, PeerStatus};
 use crate::transmit::{CandidatePair, DatagramSink};
 use crate::tunnel::Noise;
+
+use self::identity::Identity;
 
 /// WireGuard pads packets to a multiple of this (paper section 5.4.6), so that their length says less.
 const PADDING: usize = 16;
@@ -97,6 +99,8 @@ pub enum Event {
 /// A WireGuard node.
 pub struct Node<N: Noise> {
     identity: Option<Identity<N>>,
+    /// The one before, which peers that have not heard of the change still call.
+    previous: Option<Identity<N>>,
     peers: Vec<Option<Peer<N::Tunnel>>>,
     by_key: BTreeMap<PublicKey, PeerId>,
     by_base: BTreeMap<u32, PeerId>,
@@ -114,16 +118,12 @@ pub struct Node<N: Noise> {
     last_base: Option<(u32, PeerId)>,
 }
 
-struct Identity<N> {
-    noise: N,
-    gate: Gate,
-}
-
 impl<N: Noise> Node<N> {
     /// Makes a node without identity and peers. All its randomness follows from `seed`.
     pub fn new(seed: [u8; 32]) -> Self {
         Self {
             identity: None,
+            previous: None,
             peers: Vec::new(),
             by_key: BTreeMap::new(),
             by_base: BTreeMap::new(),
@@ -137,22 +137,6 @@ impl<N: Noise> Node<N> {
             bases: Vec::new(),
             scratch: vec![0; MAX_PACKET + PADDING],
             last_base: None,
-        }
-    }
-
-    /// Sets, changes or removes the identity. All sessions end; a peer with the same public key is removed,
-    /// as a node is no peer of itself.
-    pub fn set_identity(&mut self, noise: Option<N>, now: Instant) {
-        let public = noise.as_ref().map(Noise::public_key);
-        if let Some(us) = public.and_then(|public| self.by_key.get(&public).copied()) {
-            self.remove_peer(us, now);
-        }
-        self.identity = noise.map(|noise| {
-            let gate = Gate::new(&noise.public_key(), now, &mut self.rng);
-            Identity { noise, gate }
-        });
-        for id in self.peer_ids() {
-            self.rebuild(id, false, now);
         }
     }
 
@@ -177,7 +161,7 @@ impl<N: Noise> Node<N> {
         if let Some(id) = self.by_key.get(&key) {
             return Some(*id);
         }
-        if self.public_key() == Some(key) {
+        if self.is_ours(&key) {
             return None;
         }
         let tunnel = self.identity.as_ref().map(|identity| identity.noise.tunnel(&key, None, now));
@@ -399,6 +383,7 @@ impl<N: Noise> Node<N> {
             keepalive: peer.timers.keepalive(),
             last_handshake: peer.last_handshake,
             has_session: peer.has_session(now),
+            knows_our_key: peer.knows_our_key,
             sessions: peer.sessions().count(),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
@@ -408,13 +393,6 @@ impl<N: Noise> Node<N> {
     /// What all peers look like, by public key.
     pub fn status(&self, now: Instant) -> Vec<PeerStatus> {
         self.by_key.values().filter_map(|id| self.peer_status(*id, now)).collect()
-    }
-
-    fn rebuild(&mut self, id: PeerId, keep: bool, now: Instant) {
-        let identity = self.identity.as_ref();
-        let Some(peer) = self.peers.get(id.index()).and_then(Option::as_ref) else { return };
-        let tunnel = identity.map(|identity| identity.noise.tunnel(&peer.key, peer.preshared.as_ref(), now));
-        self.with_peer(id, now, |peer, cx| peer.replace_tunnel(tunnel, keep, cx));
     }
 
     fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer<N::Tunnel>> {

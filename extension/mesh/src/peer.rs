@@ -51,6 +51,10 @@ pub(crate) struct Peer<T> {
     pub(crate) rx_bytes: u64,
     /// When the node will next look at this peer's timers.
     pub(crate) scheduled: Option<Instant>,
+    /// Whether it agreed on keys under our present identity.
+    pub(crate) knows_our_key: bool,
+    /// Whether the link is under our previous identity, which it calls.
+    pub(crate) by_previous: bool,
     link: Option<Link<T>>,
     /// The link before a change of keys: goes on until its sessions expire, or as long as the new link has
     /// none.
@@ -78,6 +82,8 @@ impl<T: Tunnel> Peer<T> {
             tx_bytes: 0,
             rx_bytes: 0,
             scheduled: None,
+            knows_our_key: false,
+            by_previous: false,
             link: tunnel.map(Link::new),
             retired: None,
             staged: Staged::default(),
@@ -269,6 +275,7 @@ impl<T: Tunnel> Peer<T> {
                 self.timers.received(false, cx.now);
                 self.timers.sent(false, cx.now);
                 self.last_handshake = Some(cx.now);
+                self.knows_our_key |= !self.by_previous;
                 true
             }
             // A cookie reply proves nothing about where the peer is: it moves no path and ends no timer.
@@ -290,8 +297,10 @@ impl<T: Tunnel> Peer<T> {
         out: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Option<(usize, Heard)> {
-        let links = [self.link.as_mut(), self.retired.as_mut()];
-        let Some(link) = links.into_iter().flatten().find(|link| link.ledger.may_receive(session, cx.now))
+        let links = [(self.link.as_mut(), true), (self.retired.as_mut(), false)];
+        let links = links.into_iter().filter_map(|(link, present)| Some((link?, present)));
+        let Some((link, is_present)) =
+            links.into_iter().find(|(link, _)| link.ledger.may_receive(session, cx.now))
         else {
             cx.counters.note(Drop::UnknownSession);
             return None;
@@ -311,6 +320,7 @@ impl<T: Tunnel> Peer<T> {
         self.timers.received(len > 0, cx.now);
         if heard.confirmed {
             self.last_handshake = Some(cx.now);
+            self.knows_our_key |= is_present && !self.by_previous;
             // The peer's handshake made ours needless.
             self.timers.attempt_over();
         }

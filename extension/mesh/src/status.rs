@@ -145,6 +145,8 @@ pub struct PeerStatus {
     pub last_handshake: Option<Instant>,
     /// Whether a session could carry a packet now.
     pub has_session: bool,
+    /// Whether it agreed on keys under our present identity, not only under the one before.
+    pub knows_our_key: bool,
     /// Live sessions, used or not.
     pub sessions: usize,
     /// Bytes of authentic datagrams received from it, headers of WireGuard included.

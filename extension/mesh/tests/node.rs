@@ -470,3 +470,92 @@ fn strangers_get_no_answer() {
     assert_eq!(pair.give(BOB, endpoint(66), &wrong_mac).1, vec![]);
     assert_eq!(pair.bob.counters().get(Drop::Stranger), 1);
 }
+
+const NEW_ALICE: u8 = 3;
+
+fn noise(n: u8, now: Instant) -> ModelNoise {
+    let clock = WallClock { at: now, shows: Duration::from_secs(1_800_000_000) };
+    ModelNoise::new(SecretKey::from_random([n; 32]), clock, n.into())
+}
+
+fn key(n: u8) -> ichor_mesh::key::PublicKey {
+    SecretKey::from_random([n; 32]).public()
+}
+
+fn knows(node: &ModelNode, now: Instant) -> bool {
+    node.status(now)[0].knows_our_key
+}
+
+#[test]
+fn a_new_key_costs_no_packet_whoever_speaks_and_whenever_the_peer_hears_of_it() {
+    for heard_after in [0, 30, 150] {
+        let mut pair = Pair::connected();
+        let now = pair.now;
+        pair.alice.rotate_identity(noise(NEW_ALICE, now), now);
+        for second in 0..400 {
+            if second == heard_after {
+                let (alice, now) = (peer(&pair.bob), pair.now);
+                assert!(pair.bob.set_peer_key(alice, key(NEW_ALICE), now));
+            }
+            assert_eq!(pair.send(ALICE, 100), 1, "at {second}, heard after {heard_after}");
+            assert_eq!(pair.send(BOB, 100), 1, "at {second}, heard after {heard_after}");
+            pair.wait(Duration::from_secs(1));
+        }
+        assert!(knows(&pair.alice, pair.now));
+        // Now nobody needs the old key.
+        let now = pair.now;
+        pair.alice.set_previous_identity(None, now);
+        for _ in 0..200 {
+            assert_eq!((pair.send(ALICE, 100), pair.send(BOB, 100)), (1, 1));
+            pair.wait(Duration::from_secs(1));
+        }
+    }
+}
+
+#[test]
+fn who_was_away_for_a_month_calls_the_old_key_and_is_answered() {
+    let mut pair = Pair::connected();
+    let now = pair.now;
+    pair.alice.rotate_identity(noise(NEW_ALICE, now), now);
+    pair.now += Duration::from_secs(30 * 24 * 3600);
+    // What we send waits, as it does for a peer that is not there.
+    assert_eq!(pair.send(ALICE, 100), 0);
+    assert!(pair.send(BOB, 100) >= 1);
+    assert_eq!((pair.send(ALICE, 100), pair.send(BOB, 100)), (1, 1));
+    assert!(!knows(&pair.alice, pair.now));
+    let (alice, now) = (peer(&pair.bob), pair.now);
+    assert!(pair.bob.set_peer_key(alice, key(NEW_ALICE), now));
+    for _ in 0..200 {
+        assert_eq!((pair.send(ALICE, 100), pair.send(BOB, 100)), (1, 1));
+        pair.wait(Duration::from_secs(1));
+    }
+    assert!(knows(&pair.alice, pair.now));
+}
+
+#[test]
+fn who_knows_the_new_key_is_not_answered_under_the_old_one() {
+    let mut pair = Pair::new();
+    let old = pair.transmits(BOB, 100);
+    let now = pair.now;
+    pair.alice.rotate_identity(noise(NEW_ALICE, now), now);
+    let alice = peer(&pair.bob);
+    assert!(pair.bob.set_peer_key(alice, key(NEW_ALICE), now));
+    // Alice's, and Bob's that waited.
+    assert_eq!(pair.send(ALICE, 100), 2);
+    assert_eq!((pair.send(BOB, 100), pair.send(ALICE, 100)), (1, 1));
+    assert!(knows(&pair.alice, pair.now));
+    pair.now += Duration::from_secs(1);
+    let (_, replies) = pair.give(ALICE, endpoint(BOB), &old[0].bytes);
+    assert!(replies.is_empty());
+    assert_eq!(pair.alice.counters().get(Drop::Stranger), 1);
+}
+
+#[test]
+fn a_peer_does_not_take_the_key_of_another_nor_ours() {
+    let mut pair = Pair::connected();
+    let (now, alice) = (pair.now, peer(&pair.bob));
+    pair.bob.add_peer(key(9), now).unwrap();
+    assert!(!pair.bob.set_peer_key(alice, key(9), now));
+    assert!(!pair.bob.set_peer_key(alice, key(BOB), now));
+    assert_eq!(pair.send(ALICE, 100), 1);
+}

@@ -92,7 +92,13 @@ impl Worker {
         }
         tracing::info!(public_key = %secret.public(), "identity set");
         self.applied.secret = Some(secret.clone());
-        self.driver.call(move |driver: &mut Driver| driver.set_private_key(Some(secret))).await?;
+        let previous = self.previous_key(config, &secret);
+        self.driver
+            .call(move |driver: &mut Driver| {
+                driver.set_private_key(Some(secret));
+                driver.set_previous_key(previous.as_ref());
+            })
+            .await?;
         Ok(())
     }
 
@@ -257,6 +263,7 @@ impl Worker {
                     candidates: Vec::new(),
                     keepalive: peer.keepalive(),
                     allowed_ips: peer.allowed_ips.iter().map(IpNet::trunc).collect(),
+                    identity: None,
                 },
             );
         }
@@ -272,6 +279,7 @@ impl Worker {
     }
 
     async fn apply_peers(&mut self, config: &Config, wanted: Peers) -> anyhow::Result<()> {
+        self.rename_peers(&wanted).await?;
         let set = uapi::SetRequest {
             peers: peers::changes(&self.applied.peers, &wanted),
             ..uapi::SetRequest::default()

@@ -97,6 +97,15 @@ impl Endpoints {
         self.0.insert(peer, endpoint) != Some(endpoint)
     }
 
+    /// A peer has another key now; whether it had a place.
+    pub(super) fn rename(&mut self, old: &PublicKey, new: PublicKey) -> bool {
+        let place = self.0.remove(old);
+        if let Some(place) = place {
+            self.0.insert(new, place);
+        }
+        place.is_some()
+    }
+
     /// Forgets all but `peers`.
     pub(super) fn retain(&mut self, peers: &super::peers::Peers) {
         self.0.retain(|key, _| peers.contains_key(key));

@@ -48,6 +48,7 @@ impl Worker {
         let Some(members) = &mut self.members else { return };
         let sends = members.look(&sessions);
         self.send(sends).await;
+        self.look_at_keys(&sessions).await;
         self.send_for_members().await;
     }
 

@@ -204,6 +204,7 @@ impl Members {
                     candidates: announcement.candidates.clone(),
                     keepalive: wanted.contains(&identity).then_some(KEEPALIVE),
                     allowed_ips,
+                    identity: Some(identity),
                 },
             );
         }
@@ -254,6 +255,22 @@ impl Members {
         if self.sessions.began(*with, clock::now()) {
             self.membership.session_began(*identity, now());
         }
+    }
+
+    /// This node is reached by another key now.
+    pub(super) fn set_wireguard(&mut self, key: PublicKey) {
+        self.membership.set_wireguard(key, now());
+        self.unsaved = true;
+    }
+
+    /// A member has another key now.
+    pub(super) fn rekeyed(&mut self, old: &PublicKey, new: PublicKey) {
+        self.sessions.rename(old, new);
+    }
+
+    /// Seconds since the Unix epoch, if the clock is believed.
+    pub(super) fn clock(&self) -> Option<u64> {
+        now().clock
     }
 
     /// This node is to be found here now.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ichor_mesh::key::{PresharedKey, PublicKey};
+use ichor_mesh::record::IdentityKey;
 use ipnet::IpNet;
 
 use crate::uapi::PeerChange;
@@ -19,6 +20,8 @@ pub(super) struct PeerSpec {
     pub(super) candidates: Vec<SocketAddr>,
     pub(super) keepalive: Option<Duration>,
     pub(super) allowed_ips: BTreeSet<IpNet>,
+    /// Who it is, whatever its key is; only members have one.
+    pub(super) identity: Option<IdentityKey>,
 }
 
 /// Peers by key.
@@ -61,6 +64,14 @@ fn change(key: PublicKey, old: Option<&PeerSpec>, new: &PeerSpec) -> Option<Peer
     (old.is_none() || !is_empty).then_some(change)
 }
 
+/// Peers that have another key now, the old one first.
+pub(super) fn rekeyed(old: &Peers, new: &Peers) -> Vec<(PublicKey, PublicKey)> {
+    let gone = old.iter().filter(|(key, _)| !new.contains_key(*key));
+    let by_identity: BTreeMap<_, _> = gone.filter_map(|(key, spec)| Some((spec.identity?, *key))).collect();
+    let come = new.iter().filter(|(key, _)| !old.contains_key(*key));
+    come.filter_map(|(key, spec)| Some((*by_identity.get(&spec.identity?)?, *key))).collect()
+}
+
 /// The peers that may be reached elsewhere now.
 pub(super) fn moved(old: &Peers, new: &Peers) -> Vec<(PublicKey, Vec<SocketAddr>)> {
     let moved = new
@@ -89,7 +100,17 @@ mod tests {
             candidates: Vec::new(),
             keepalive: Some(Duration::from_secs(25)),
             allowed_ips: BTreeSet::from(["10.0.0.2/32".parse().unwrap()]),
+            identity: None,
         }
+    }
+
+    #[test]
+    fn a_member_with_another_key_is_the_same_member() {
+        let member = |n: u8| PeerSpec { identity: Some(IdentityKey([n; 32])), ..spec() };
+        let old = peers(&[(1, member(1)), (2, member(2)), (3, spec())]);
+        let new = peers(&[(4, member(1)), (2, member(2)), (5, spec()), (6, member(3))]);
+        let key = |n: u8| PublicKey::new([n; 32]);
+        assert_eq!(rekeyed(&old, &new), [(key(1), key(4))]);
     }
 
     fn peers(list: &[(u8, PeerSpec)]) -> Peers {

@@ -15,6 +15,7 @@ use super::{Membership, Now};
 use crate::crypto::Secret;
 use crate::gossip::{MAX_HELLO_KEYS, Message};
 use crate::hello::{HelloKey, HelloPublic};
+use crate::key::PublicKey;
 use crate::record::IdentityKey;
 use crate::record::tombstone::End;
 
@@ -48,6 +49,13 @@ impl EarlyKeys {
 }
 
 impl Membership {
+    /// This node, which is a member, is reached by another WireGuard key now.
+    pub fn set_wireguard(&mut self, key: PublicKey, now: Now) {
+        self.us.announcement.wireguard = key;
+        self.announce(now);
+        self.after_change(now);
+    }
+
     /// How many revocations are known.
     fn owed_epoch(&self) -> u64 {
         let is_revocation = |end: &End| matches!(end, End::Revoked { .. });

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::identity::Which;
 use super::{Arrival, Event, Inbound, MAX_EVENTS, Node, PeerId};
 use crate::gate::Verdict;
 use crate::packet::{Ecn, IpHeader, set_ecn};
@@ -28,7 +29,7 @@ impl<N: Noise> Node<N> {
             Datagram::Initiation { .. } => self.handle_initiation(arrival, datagram, now, sink),
             Datagram::Response { receiver, .. } => {
                 if let Some(id) = self.peer_of(SessionIndex(receiver))
-                    && self.admit(arrival, datagram, now, sink)
+                    && self.admit(arrival, datagram, now, sink).is_some()
                 {
                     self.handle_reply(id, arrival, datagram, now, sink);
                 }
@@ -115,15 +116,16 @@ impl<N: Noise> Node<N> {
         now: Instant,
         sink: &mut S,
     ) {
-        if !self.admit(arrival, message, now, sink) {
-            return;
-        }
-        let Some(identity) = &self.identity else { return };
+        let Some(which) = self.admit(arrival, message, now, sink) else { return };
+        let Some(identity) = self.identity_of(which) else { return };
         let id = match identity.noise.identify(message) {
             Ok(key) => self.by_key.get(&key).copied(),
             Err(error) => return self.counters.note(Drop::from(error)),
         };
         let Some(id) = id else { return self.counters.note(Drop::UnknownPeer) };
+        if !self.is_called(id, which, now) {
+            return self.counters.note(Drop::Stranger);
+        }
         self.with_peer(id, now, |peer, cx| peer.handle_initiation(message, &arrival.pair, cx, sink));
     }
 
@@ -149,29 +151,35 @@ impl<N: Noise> Node<N> {
         self.note_changes(id, completed, path_changed, &arrival.pair);
     }
 
-    /// Whether a handshake message passes the gate; answers with a cookie where one is due.
+    /// Whether a handshake message passes a gate, and of which of our keys; answers with a cookie where one is due.
     fn admit<S: DatagramSink>(
         &mut self,
         arrival: &Arrival,
         message: &[u8],
         now: Instant,
         sink: &mut S,
-    ) -> bool {
-        let Some(identity) = &mut self.identity else {
-            self.counters.note(Drop::Stranger);
-            return false;
-        };
-        let mut reply = [0; COOKIE_REPLY_LEN];
-        match identity.gate.check(arrival.pair.remote, message, now, &mut self.rng, &mut reply) {
-            Verdict::Process => return true,
-            Verdict::Cookie => {
-                self.counters.note(Drop::HandshakeLimited);
-                sink.push_bytes(&arrival.pair, &reply);
+    ) -> Option<Which> {
+        let ours = [(Which::Present, &mut self.identity), (Which::Previous, &mut self.previous)];
+        for (which, identity) in ours {
+            let Some(identity) = identity else { continue };
+            let mut reply = [0; COOKIE_REPLY_LEN];
+            match identity.gate.check(arrival.pair.remote, message, now, &mut self.rng, &mut reply) {
+                Verdict::Process => return Some(which),
+                Verdict::Cookie => {
+                    self.counters.note(Drop::HandshakeLimited);
+                    sink.push_bytes(&arrival.pair, &reply);
+                    return None;
+                }
+                Verdict::Limited => {
+                    self.counters.note(Drop::HandshakeLimited);
+                    return None;
+                }
+                // It may be for the other key.
+                Verdict::Stranger => {}
             }
-            Verdict::Stranger => self.counters.note(Drop::Stranger),
-            Verdict::Limited => self.counters.note(Drop::HandshakeLimited),
         }
-        false
+        self.counters.note(Drop::Stranger);
+        None
     }
 
     fn note_changes(&mut self, id: PeerId, completed: bool, path_changed: bool, pair: &CandidatePair) {

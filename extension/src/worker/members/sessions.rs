@@ -148,6 +148,17 @@ impl Sessions {
         }
     }
 
+    /// A member has another key now.
+    pub(super) fn rename(&mut self, old: &PublicKey, new: PublicKey) {
+        if let Some(live) = self.live.remove(old) {
+            self.live.insert(new, live);
+        }
+        if let Some(since) = self.since.remove(old) {
+            self.since.insert(new, since);
+        }
+        self.tried.remove(old);
+    }
+
     /// A member may be somewhere else now: no need to wait.
     pub(super) fn try_again(&mut self, key: &PublicKey) {
         self.tried.remove(key);
