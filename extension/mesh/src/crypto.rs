@@ -145,7 +145,7 @@ fn cipher(shared: &Secret, direction: Direction) -> ChaCha20Poly1305 {
 }
 
 /// BLAKE2s of the concatenation of `parts`.
-pub(crate) fn hash(parts: &[&[u8]]) -> [u8; KEY_LEN] {
+pub fn hash(parts: &[&[u8]]) -> [u8; KEY_LEN] {
     let mut hash = Blake2s256::new();
     for part in parts {
         hash.update(part);

@@ -10,6 +10,7 @@
 
 mod door;
 mod early;
+mod interface;
 mod keys;
 mod saved;
 mod upkeep;
@@ -25,8 +26,8 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{Crypto, Secret};
 use crate::gossip::{Gossip, Message, Outbox, neighbours};
-use crate::hello::{HelloKey, HelloKeys};
-use crate::join::{Answered, Destination, JoinError, Joiner, Profile};
+use crate::hello::HelloKeys;
+use crate::join::{Answered, JoinError, Joiner, Profile};
 use crate::join_string::JoinString;
 use crate::record::announcement::{Announcement, SignedAnnouncement};
 use crate::record::genesis::Genesis;
@@ -38,100 +39,11 @@ use self::early::EarlyAnnouncements;
 use self::keys::EarlyKeys;
 use self::upkeep::Upkeep;
 
-pub use self::saved::SavedError;
+pub use self::interface::{Event, Now, Output, PeerRecords};
+pub use self::saved::{Saved, SavedError};
 
 /// Members that a new item is pushed to at least, if that many are reachable.
 const FEWEST_TARGETS: usize = 4;
-
-/// The time, as the driver reads it.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// The steady clock.
-    pub instant: Instant,
-    /// Seconds since the Unix epoch, if the driver believes its clock.
-    pub clock: Option<u64>,
-}
-
-/// What the driver is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Send this to a member, in a control packet inside a session.
-    Control {
-        /// To whom.
-        to: IdentityKey,
-        /// What.
-        payload: Zeroizing<Vec<u8>>,
-    },
-    /// Send this outside sessions.
-    Hello {
-        /// Where to.
-        to: Vec<Destination>,
-        /// What.
-        datagram: Vec<u8>,
-    },
-    /// Know this.
-    Event(Event),
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// This node became a member.
-    Joined,
-    /// Somebody has the name or address that this node asks for.
-    Taken,
-    /// The node cannot ask to be let in.
-    CannotJoin(JoinError),
-    /// A member appeared, went, moved or was renamed: [`Membership::peers`] may be different.
-    Changed(IdentityKey),
-    /// This node is no member any more.
-    Barred(Status),
-    /// Another machine uses this node's identity.
-    Cloned {
-        /// Which.
-        instance: [u8; 8],
-    },
-    /// A member sees datagrams of this node come from here.
-    Observed(SocketAddr),
-    /// This node has caught up after it joined, and was told of other revocations and departures than the one that made
-    /// its join string knew of. Mostly its maker was behind; but whoever let this node in may hide some.
-    TombstonesDiffer {
-        /// How many this node was told of.
-        told: usize,
-    },
-}
-
-/// A member as the driver configures it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerRecords<'a> {
-    /// Who it is and what it was granted.
-    pub settled: &'a Settled,
-    /// Where it is.
-    pub announcement: &'a SignedAnnouncement,
-    /// Whether its data may be accepted. While it is not, sessions with it carry control packets only.
-    pub installed: bool,
-}
-
-/// What survives a restart.
-#[derive(Debug, Clone)]
-pub struct Saved {
-    /// The network.
-    pub genesis: Envelope,
-    /// The node's identity.
-    pub identity: Secret,
-    /// Its admission.
-    pub settled: Settled,
-    /// Its last announcement.
-    pub announcement: Announcement,
-    /// All records.
-    pub items: Vec<Arc<[u8]>>,
-    /// Who was installed.
-    pub installed: Vec<IdentityKey>,
-    /// The hello keys.
-    pub keys: Vec<HelloKey>,
-    /// Where members were when the join string was made.
-    pub seeds: Vec<SocketAddr>,
-}
 
 /// What this node is.
 #[derive(Debug)]

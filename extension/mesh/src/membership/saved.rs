@@ -8,14 +8,14 @@
 //!
 //! Records are as they were signed, and are verified again when they are read: what changed on the disk is left out.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::Saved;
 use crate::crypto::{Crypto, KEY_LEN, Secret};
 use crate::hello::HelloKey;
-use crate::record::announcement::SignedAnnouncement;
+use crate::record::announcement::{Announcement, SignedAnnouncement};
 use crate::record::genesis::Genesis;
 use crate::record::tlv::{read_sockets, write_sockets};
 use crate::record::{Envelope, IdentityKey, Kind, NetworkId, RecordError};
@@ -23,6 +23,27 @@ use crate::roster::Settled;
 
 const VERSION: u8 = 1;
 const HELLO_KEY_LEN: usize = 8 + KEY_LEN;
+
+/// What survives a restart.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    /// The network.
+    pub genesis: Envelope,
+    /// The node's identity.
+    pub identity: Secret,
+    /// Its admission.
+    pub settled: Settled,
+    /// Its last announcement.
+    pub announcement: Announcement,
+    /// All records.
+    pub items: Vec<Arc<[u8]>>,
+    /// Who was installed.
+    pub installed: Vec<IdentityKey>,
+    /// The hello keys.
+    pub keys: Vec<HelloKey>,
+    /// Where members were when the join string was made.
+    pub seeds: Vec<SocketAddr>,
+}
 
 /// Why bytes are not a saved membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::crypto::ModelCrypto;
-use crate::hello::HelloPublic;
-use crate::join::{Reply, Request, Via};
+use crate::hello::{HelloKey, HelloPublic};
+use crate::join::{Destination, Reply, Request, Via};
 use crate::key::PublicKey;
 use crate::record::genesis::Owner;
 use crate::record::grant::{Grant, tests::exact};
