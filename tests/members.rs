@@ -1,6 +1,11 @@
 //! Membership in a simulated network: random histories must end with everybody agreeing.
 
-use ichor_tests::members::run;
+use std::time::Duration;
+
+use ichor_tests::members::{Faults, Flapping, flapping, partition, run, spread};
+
+/// Across a continent, with one datagram of a hundred lost.
+const FAR: Faults = Faults { delay: Duration::from_millis(10), jitter: Duration::from_millis(60), loss: 10 };
 
 /// Histories per run of the tests; `membership-sim histories` runs as many as one likes.
 const HISTORIES: u64 = 40;
@@ -14,4 +19,26 @@ fn every_history_ends_with_the_same_roster_everywhere() {
         traces.insert(report.trace);
     }
     assert_eq!(traces.len() as u64, HISTORIES, "histories differ");
+}
+
+#[test]
+fn news_reaches_a_hundred_members_within_a_second() {
+    let result = spread(100, 5, 1, FAR);
+    for times in [&result.join, &result.change, &result.revocation] {
+        assert!(times.iter().all(|time| *time <= Duration::from_secs(1)), "{result:?}");
+    }
+    assert!(result.idle_on_the_wire <= 1000.0, "{result:?}");
+}
+
+#[test]
+fn two_halves_of_a_network_come_together_within_three_seconds() {
+    let result = partition(50, Duration::from_secs(120), 1, FAR);
+    assert!(result.healed <= Duration::from_secs(3), "{result:?}");
+    assert_eq!((result.members, result.bad_peers), (50 + 6 - 4, 0));
+}
+
+#[test]
+fn members_whose_links_flap_are_nothing_to_the_others() {
+    let nothing = Flapping { changes: 0, other_peers: 0, other_records: 0, ended: 0 };
+    assert_eq!(flapping(100, 10, Duration::from_secs(20), 1, FAR), nothing);
 }

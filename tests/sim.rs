@@ -196,3 +196,43 @@ fn the_same_seed_is_the_same_history() {
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
 }
+
+#[test]
+fn pairs_whose_link_stays_do_not_notice_that_those_of_others_flap() {
+    const ALL: usize = 100;
+    const FLAPPING: usize = 10;
+    let mut world = World::new(1, ALL, Link::perfect(Duration::from_millis(20)));
+    let ids: Vec<_> = world.ids().collect();
+    for (a, b) in pairs(&ids) {
+        world.send(a, b, 100);
+    }
+    world.run_for(Duration::from_secs(2));
+    let others = &ids[FLAPPING..];
+    let handshakes = |world: &World| {
+        let one_way = pairs(others).map(|(a, b)| world.handshakes_with(a, b) + world.handshakes_with(b, a));
+        one_way.collect::<Vec<_>>()
+    };
+    let (before, total) = (handshakes(&world), ids.iter().map(|id| world.handshakes(*id)).sum::<u64>());
+    assert!(before.iter().all(|count| *count > 0), "all pairs have a session");
+    world.account.forget_delivered();
+    // Well before keys are renewed; everybody talks to some that flap and to some that do not.
+    for half in 0..80 {
+        for flapping in &ids[..FLAPPING] {
+            for other in ids.iter().filter(|other| *other != flapping) {
+                world.set_connected(*flapping, *other, (half + flapping.0) % 2 == 0);
+            }
+        }
+        if half % 2 == 0 {
+            for from in &ids {
+                for step in [1, 7, 50] {
+                    world.send(*from, ids[(from.0 + step) % ALL], 100);
+                }
+            }
+        }
+        world.run_for(Duration::from_millis(500));
+    }
+    assert_eq!(handshakes(&world), before);
+    let now: u64 = ids.iter().map(|id| world.handshakes(*id)).sum();
+    assert!(now > total, "those that flap do shake hands again");
+    assert_eq!(unexplained(&world).iter().filter(|(fate, _)| matches!(fate, Fate::Dropped(_))).count(), 0);
+}

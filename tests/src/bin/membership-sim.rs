@@ -73,6 +73,9 @@ enum Args {
         /// How many members.
         #[arg(long, default_value_t = 100)]
         members: usize,
+        /// How many of them are switched off.
+        #[arg(long, default_value_t = 0)]
+        off: usize,
         /// Seconds of virtual time.
         #[arg(long, default_value_t = 3600)]
         seconds: u64,
@@ -125,13 +128,17 @@ fn main() -> ExitCode {
             );
             ExitCode::SUCCESS
         }
-        Args::Idle { members, seconds, seed } => {
-            let result = idle(members, Duration::from_secs(seconds), seed, across_a_continent(10));
-            println!("{members} members, nothing happens for {seconds} s, seed {seed}, simulation included");
+        Args::Idle { members, off, seconds, seed } => {
+            let length = Duration::from_secs(seconds);
+            let result = idle(members, off, length, seed, across_a_continent(10));
             println!(
-                "each: {:.4} % of a core, {:.1} KiB of memory for each member that it knows",
+                "{members} members, {off} of them off, nothing happens for {seconds} s, seed {seed}, simulation included"
+            );
+            println!(
+                "each: {:.4} % of a core, {:.1} KiB of memory for each member that it knows, {:.0} bit/s of gossip",
                 result.cpu * 100.0,
-                result.memory as f64 / 1024.0
+                result.memory as f64 / 1024.0,
+                result.gossip
             );
             ExitCode::SUCCESS
         }

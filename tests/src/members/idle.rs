@@ -16,18 +16,27 @@ pub struct Idle {
     pub cpu: f64,
     /// Bytes of memory for each member that it knows.
     pub memory: usize,
+    /// Bits of gossip a second, without headers.
+    pub gossip: f64,
 }
 
-/// Lets `length` of virtual time pass among `members`, with nothing to do.
-pub fn idle(members: usize, length: Duration, seed: u64, faults: Faults) -> Idle {
+/// Lets `length` of virtual time pass among `members`, of which `off` are switched off, with nothing to do.
+pub fn idle(members: usize, off: usize, length: Duration, seed: u64, faults: Faults) -> Idle {
     let before = resident();
     let mut network = Network::new(members, seed, faults);
     network.world.run(WARM_UP);
     let memory = resident().saturating_sub(before) / members / members;
-    let began = cpu_time();
+    for node in network.world.nodes().take(off) {
+        network.world.stop(node);
+    }
+    // Those that are off are looked for often at first.
+    network.world.run(WARM_UP * 5);
+    let (began, bytes) = (cpu_time(), network.world.control_bytes);
     network.world.run(length);
     let used = cpu_time().saturating_sub(began);
-    Idle { cpu: used.as_secs_f64() / length.as_secs_f64() / members as f64, memory }
+    let each = |total: f64| total / length.as_secs_f64() / (members - off) as f64;
+    let bits = (network.world.control_bytes - bytes) as f64 * 8.0;
+    Idle { cpu: each(used.as_secs_f64()), memory, gossip: each(bits) }
 }
 
 /// Resident memory of this process, in bytes; 0 where `/proc` is missing.

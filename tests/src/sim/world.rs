@@ -44,7 +44,8 @@ struct SimNode {
     mesh_address: Ipv4Addr,
     /// How far its wall clock is from the world's.
     clock_offset: Duration,
-    handshakes: u64,
+    /// Completed handshakes by peer.
+    handshakes: BTreeMap<PublicKey, u64>,
     /// Endpoints from its configuration.
     told: BTreeMap<NodeId, SocketAddr>,
     /// Counters of incarnations before a restart.
@@ -88,7 +89,7 @@ impl World {
                 address: SocketAddr::from(([192, 0, 2, n as u8 + 1], 51840)),
                 mesh_address: Ipv4Addr::new(10, 213, 0, n as u8 + 1),
                 clock_offset: Duration::from_secs(1_800_000_000),
-                handshakes: 0,
+                handshakes: BTreeMap::new(),
                 told: BTreeMap::new(),
                 retired: Counters::default(),
             });
@@ -216,7 +217,13 @@ impl World {
 
     /// Completed handshakes of a node so far.
     pub fn handshakes(&self, id: NodeId) -> u64 {
-        self.nodes[id.0].handshakes
+        self.nodes[id.0].handshakes.values().sum()
+    }
+
+    /// Those of them with `peer`.
+    pub fn handshakes_with(&self, id: NodeId, peer: NodeId) -> u64 {
+        let key = self.nodes[peer.0].secret.public();
+        self.nodes[id.0].handshakes.get(&key).copied().unwrap_or(0)
     }
 
     /// Drops of a node so far, over all restarts.
@@ -301,8 +308,8 @@ impl World {
         let mut sink = Collected::default();
         let inbound = sim.node.handle_datagram(&arrival, &flight.bytes, self.now, &mut out, &mut sink);
         while let Some(event) = sim.node.poll_event() {
-            if let Event::HandshakeCompleted { .. } = event {
-                sim.handshakes += 1;
+            if let Event::HandshakeCompleted { peer } = event {
+                *sim.handshakes.entry(peer).or_default() += 1;
             }
         }
         if let Some(packet) = packet {
