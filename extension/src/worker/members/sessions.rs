@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_neighbour_is_measured_asked_when_silent_and_given_up_when_it_stays_so() {
-        let start = Instant::now();
+        let start = crate::clock::now();
         let mut sessions = Sessions::default();
         let wanted = BTreeSet::from([KEY]);
         assert_eq!(sessions.look(&none(), &wanted, at(start, 0)).connect, [KEY]);
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn after_a_move_everybody_is_asked_until_it_answers() {
-        let start = Instant::now();
+        let start = crate::clock::now();
         let mut sessions = Sessions::default();
         let nobody = BTreeSet::new();
         sessions.began(KEY, at(start, 0));
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_session_of_others_is_measured_only_while_it_is_in_use() {
-        let start = Instant::now();
+        let start = crate::clock::now();
         let mut sessions = Sessions::default();
         let nobody = BTreeSet::new();
         sessions.began(KEY, at(start, 0));
