@@ -12,6 +12,7 @@ mod door;
 mod early;
 mod interface;
 mod keys;
+mod ring;
 mod saved;
 mod upkeep;
 
@@ -25,7 +26,7 @@ use rand_core::SeedableRng as _;
 use zeroize::Zeroizing;
 
 use crate::crypto::{Crypto, Secret};
-use crate::gossip::{Gossip, Message, Outbox, neighbours};
+use crate::gossip::{Gossip, Message, Outbox};
 use crate::hello::HelloKeys;
 use crate::join::{Answered, JoinError, Joiner, Profile};
 use crate::join_string::JoinString;
@@ -37,6 +38,7 @@ use crate::roster::{Applied, Item, Roster, Settled, Status};
 
 use self::early::EarlyAnnouncements;
 use self::keys::EarlyKeys;
+use self::ring::Ring;
 use self::upkeep::Upkeep;
 
 pub use self::interface::{Event, Now, Output, PeerRecords};
@@ -84,8 +86,8 @@ pub struct Membership {
     /// Who answered us when we had a session with nobody that we knew: it is believed until we have caught up.
     sponsor: Option<IdentityKey>,
     reachable: BTreeSet<IdentityKey>,
-    /// Our neighbours, until members come or go.
-    ring: Option<BTreeSet<IdentityKey>>,
+    /// Made when it is asked for first.
+    ring: Option<Ring>,
     answered: Answered,
     upkeep: Upkeep,
     output: VecDeque<Output>,
@@ -434,7 +436,9 @@ impl Membership {
         if changed.is_empty() {
             return;
         }
-        self.ring = None;
+        if let Some(ring) = &mut self.ring {
+            changed.iter().for_each(|identity| ring.set(*identity, self.roster.is_member(identity)));
+        }
         if let Some((settled, announcement)) = &self.introducer
             && self.is_judged(&settled.identity())
         {
@@ -519,9 +523,8 @@ impl Membership {
 
     /// Who gets what is new: the neighbours that are there, and others if these are few.
     fn targets(&mut self) -> Vec<IdentityKey> {
-        self.ring();
-        let ring = self.ring.iter().flatten();
-        let mut targets: Vec<_> = ring.filter(|member| self.reachable.contains(*member)).copied().collect();
+        let ring: Vec<_> = self.ring().iter().copied().collect();
+        let mut targets: Vec<_> = ring.into_iter().filter(|member| self.reachable.contains(member)).collect();
         if targets.len() < FEWEST_TARGETS {
             let others: Vec<_> =
                 self.reachable.iter().filter(|member| !targets.contains(member)).copied().collect();
@@ -531,12 +534,9 @@ impl Membership {
     }
 
     fn ring(&mut self) -> &BTreeSet<IdentityKey> {
-        let (roster, us) = (&self.roster, &self.us.identity);
-        self.ring.get_or_insert_with(|| {
-            // We are one, also while our own roster lacks what proves it.
-            let members: BTreeSet<_> = roster.members().map(Settled::identity).chain([*us]).collect();
-            neighbours(&members.into_iter().collect::<Vec<_>>(), us)
-        })
+        let (roster, us) = (&self.roster, self.us.identity);
+        let members = || roster.members().map(Settled::identity);
+        self.ring.get_or_insert_with(|| Ring::new(us, members())).neighbours()
     }
 }
 

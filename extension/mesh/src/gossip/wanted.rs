@@ -227,3 +227,66 @@ impl Wanted {
 fn earlier(due: Option<Instant>, at: Instant) -> Option<Instant> {
     Some(due.map_or(at, |due| due.min(at)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::NetworkId;
+    use crate::record::genesis::Genesis;
+    use crate::testing::{epoch, ms};
+
+    const ONE: IdentityKey = IdentityKey([1; 32]);
+    const OTHER: IdentityKey = IdentityKey([2; 32]);
+
+    fn nothing() -> Roster {
+        let range = "10.0.0.0/8".parse().unwrap();
+        let genesis = Genesis { name: "home".parse().unwrap(), range, owners: vec![], nonce: [0; 16] };
+        Roster::new(genesis, NetworkId([0; 32]))
+    }
+
+    fn digests(range: std::ops::Range<u64>) -> impl Iterator<Item = ItemDigest> {
+        range.map(ItemDigest)
+    }
+
+    #[test]
+    fn what_one_does_not_send_another_is_asked_for_and_then_it_is_forgotten() {
+        let (mut wanted, roster) = (Wanted::default(), nothing());
+        wanted.told(ONE, digests(0..1), &roster);
+        assert_eq!(wanted.ask(epoch()), Questions::from([(ONE, vec![ItemDigest(0)])]));
+        wanted.told(OTHER, digests(0..1), &roster);
+        assert!(wanted.ask(epoch()).is_empty(), "it is on its way");
+        let mut asked = vec![];
+        while let Some(due) = wanted.deadline() {
+            asked.extend(wanted.handle_timeout(&roster, due).into_keys());
+        }
+        assert_eq!(asked, [OTHER, ONE, OTHER]);
+        assert_eq!(wanted.len(), 0);
+    }
+
+    #[test]
+    fn many_items_are_drawn_from_all_who_have_them_a_few_at_a_time() {
+        let (mut wanted, roster) = (Wanted::default(), nothing());
+        wanted.told(ONE, digests(0..1000), &roster);
+        wanted.told(OTHER, digests(0..1000), &roster);
+        let questions = wanted.ask(epoch());
+        assert_eq!(questions.values().map(Vec::len).collect::<Vec<_>>(), [WINDOW, WINDOW]);
+        assert!(!wanted.may_ask(&ONE));
+        for digest in &questions[&ONE] {
+            assert!(wanted.known(*digest), "it was asked for");
+        }
+        assert!(wanted.may_ask(&ONE));
+        let more = wanted.ask(epoch());
+        assert_eq!((more.len(), more[&ONE].len()), (1, WINDOW));
+    }
+
+    #[test]
+    fn what_came_and_waits_for_another_record_is_not_asked_for_again_soon() {
+        let (mut wanted, roster) = (Wanted::default(), nothing());
+        wanted.told(ONE, digests(0..1), &roster);
+        wanted.ask(epoch());
+        assert!(wanted.arrived(ItemDigest(0), epoch()));
+        wanted.told(OTHER, digests(0..1), &roster);
+        assert!(wanted.handle_timeout(&roster, epoch() + ms(9_999)).is_empty());
+        assert!(wanted.known(ItemDigest(0)), "and it is remembered that it was asked for");
+    }
+}

@@ -144,6 +144,61 @@ fn who_is_let_in_and_its_admitter_become_peers() {
 }
 
 #[test]
+fn an_announcement_may_come_before_its_member() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let third = admit(3, &mut first, at(6));
+    // Second and first have a session; nothing was compared yet.
+    second.session_began(*first.identity(), at(7));
+    outputs(&mut second);
+    let announcement = first.roster().announcement(third.identity()).unwrap().envelope.bytes().to_vec();
+    let settled = first.roster().settled(third.identity()).unwrap().to_bytes();
+    for item in [&announcement, &settled] {
+        assert!(!second.is_peer(third.identity()));
+        second.handle_control(*first.identity(), &Message::Items(vec![&item[..]]).encode(), at(7));
+    }
+    let known = second.peers().find(|peer| peer.settled.identity() == *third.identity());
+    assert_eq!(known.unwrap().announcement.envelope.bytes()[..], announcement[..]);
+}
+
+#[test]
+fn a_hello_to_a_member_that_is_off_is_no_news_to_others() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let mut third = joining(3, at(5));
+    third.set_candidates(vec![address_of(3)], at(5));
+    let third = admit_this(third, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let records: Vec<_> = second.roster().digests().collect();
+    let mut hellos = 0;
+    for round in 3..100 {
+        let now = at(2 * round);
+        first.handle_control(*second.identity(), &Message::Ping(1).encode(), now);
+        first.handle_timeout(now);
+        hellos += first.output.iter().filter(|output| matches!(output, Output::Hello { .. })).count();
+        talk(&mut first, &mut second, now);
+    }
+    assert!(hellos > 3, "third is looked for");
+    assert!(second.roster().is_member(third.identity()) && second.roster().digests().eq(records));
+}
+
+#[test]
+fn an_item_is_told_by_its_bytes_as_by_itself() {
+    let mut first = first();
+    let second = admit(2, &mut first, at(5));
+    let network = *first.roster().network();
+    first.act(revocation(second.identity(), &network), at(6));
+    let items: Vec<_> = first.roster().items().collect();
+    assert!(items.len() >= 5);
+    for item in items {
+        let bytes = item.to_bytes();
+        assert_eq!(Item::digest_of(&bytes, &network), Some(item.digest()));
+        assert_eq!(Item::digest_of(&bytes[..bytes.len() - 1], &network), None);
+        assert_eq!(Item::digest_of(&[&bytes[..], &[0]].concat(), &network), None);
+    }
+}
+
+#[test]
 fn a_repeated_request_is_met_with_silence_by_everybody() {
     let mut first = first();
     let mut second = joining(2, at(5));
