@@ -10,7 +10,7 @@ use crate::hello::{Acted, Ask, Received};
 use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge};
 use crate::record::receipt::{Receipt, SignedReceipt};
 use crate::record::{OwnerKey, RecordId};
-use crate::roster::{Applied, Item, Settled};
+use crate::roster::{Applied, Item, Refusal, Settled};
 
 /// How long after its start a member without any session takes itself for the last one.
 const ALONE_AFTER: Duration = Duration::from_secs(8);
@@ -100,11 +100,18 @@ impl Membership {
         }
     }
 
-    /// Whether nothing that we know speaks against a member that we do not know, or against who admitted it.
+    /// Whether nothing that we know speaks against a member that we do not know, or against who admitted it. Who was let
+    /// in just now knows the first owners only; it hears of the others, and of who stole what, in its first session.
     fn may_be_member(&self, settled: &Settled) -> bool {
         let is_barred =
             [settled.identity(), settled.receipt.admitter].iter().any(|who| self.roster.is_barred(who));
-        !is_barred && self.roster.judge(settled).is_ok()
+        let knows_nobody = self.roster.members().all(|member| member.identity() == self.us.identity);
+        let is_granted = match self.roster.judge(settled) {
+            Ok(()) => true,
+            Err(Refusal::NoOwner) => knows_nobody && !self.roster.owners().was_one(&settled.grant.owner),
+            Err(_) => false,
+        };
+        !is_barred && is_granted
     }
 
     /// Compares what we were told with what the maker of our join string knew, once we know what others do. Those that

@@ -5,6 +5,7 @@ use crate::join::{Destination, Reply, Request, Via};
 use crate::key::PublicKey;
 use crate::record::genesis::Owner;
 use crate::record::grant::{Grant, tests::exact};
+use crate::record::owner::OwnerChange;
 use crate::record::receipt::Receipt;
 use crate::record::{OwnerKey, RecordId, TokenKey};
 use crate::roster::ItemDigest;
@@ -196,6 +197,39 @@ fn an_item_is_told_by_its_bytes_as_by_itself() {
         assert_eq!(Item::digest_of(&bytes[..bytes.len() - 1], &network), None);
         assert_eq!(Item::digest_of(&[&bytes[..], &[0]].concat(), &network), None);
     }
+}
+
+#[test]
+fn who_is_let_in_by_a_member_of_a_later_owner_finds_everybody() {
+    let later = Secret::new([9; 32]);
+    let owner =
+        Owner { key: OwnerKey(ModelCrypto.signing_public(&later)), range: "10.213.64.0/18".parse().unwrap() };
+    let mut first = first();
+    let network = *first.roster().network();
+    let add = OwnerChange::Add(owner).seal(&network, [0; 8], &[&OWNER], &ModelCrypto).unwrap();
+    assert_eq!(first.act(Item::OwnerChange(add), at(4)), Applied::New);
+    let mut join = join_string(2, |grant| grant);
+    let grant = Grant { addresses: "10.213.64.2/32".parse().unwrap(), ..join.grant.grant.clone() };
+    join.grant = grant.seal(&network, &later, &ModelCrypto).unwrap();
+    let mut second = admit_this(joining_with(2, join, at(5)), &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    // They compare notes once more, and agree.
+    for seconds in 7..30 {
+        first.handle_timeout(at(seconds));
+        second.handle_timeout(at(seconds));
+        talk(&mut first, &mut second, at(seconds));
+    }
+    // Of the second owner it knows nothing yet.
+    let mut third = admit(3, &mut second, at(30));
+    assert!(third.is_peer(second.identity()));
+    assert_eq!(
+        third.peers().filter(|peer| peer.installed).count(),
+        0,
+        "what it says of itself does not count yet"
+    );
+    meet(&mut second, &mut third, at(30));
+    assert!(third.roster().digests().eq(second.roster().digests()));
+    assert_eq!(third.peers().filter(|peer| peer.installed).count(), 2);
 }
 
 #[test]
