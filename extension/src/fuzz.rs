@@ -40,3 +40,17 @@ pub fn config(data: &[u8]) {
         let _ = crate::config::Config::parse(text);
     }
 }
+
+/// Reads `data` as a DNS request, and what is answered as an answer that claims nothing beside what was asked.
+pub fn dns(data: &[u8]) {
+    use std::net::{IpAddr, Ipv4Addr};
+    let address = IpAddr::from(Ipv4Addr::new(10, 213, 0, 1));
+    let Ok(zone) = "home.internal".parse() else { return };
+    let hosts = [("a".to_owned(), vec![address])].into();
+    let zone = crate::dns::Zone::new(&zone, hosts, vec![address.into()]);
+    if let Some(answer) = zone.answer(data) {
+        // No more than the question, two records and the authority: nothing to flood others with.
+        assert!(answer.len() <= data.len() + 512, "{} for {}", answer.len(), data.len());
+        assert!(zone.answer(&answer).is_none(), "an answer was answered");
+    }
+}
