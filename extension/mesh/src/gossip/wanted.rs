@@ -89,10 +89,10 @@ impl Wanted {
                     }
                 }
                 Entry::Occupied(mut entry) => {
-                    let holders = &mut entry.get_mut().holders;
+                    let Want { holders, tries, .. } = entry.get_mut();
                     if holders.len() < MAX_HOLDERS && !holders.contains(&by) {
-                        // Before those who were asked or are about to be.
-                        holders.insert(0, by);
+                        // Who was asked already comes after it, who is about to be asked before it.
+                        holders.insert(if *tries > 0 { holders.len() } else { 0 }, by);
                     }
                 }
             }
