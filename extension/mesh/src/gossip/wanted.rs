@@ -38,8 +38,8 @@ pub(super) struct Wanted {
     on_the_way: BTreeMap<IdentityKey, usize>,
     /// Of whom it was heard first that there are how many.
     told_by: BTreeMap<IdentityKey, usize>,
-    /// When the first of those that are on the way, or came and wait, is due; early rather than late.
-    due: Option<Instant>,
+    /// When those that are on the way are to be asked for again, and those that came and wait are forgotten.
+    due: BTreeSet<(Instant, ItemDigest)>,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Wanted {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.due
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// Somebody has these.
@@ -123,11 +123,9 @@ impl Wanted {
             asked.push(*digest);
             room -= 1;
         }
-        for digest in &asked {
-            self.to_ask.remove(digest);
-        }
-        if !asked.is_empty() {
-            self.is_due(now + ASK_AGAIN_AFTER);
+        for digest in asked {
+            self.to_ask.remove(&digest);
+            self.due.insert((now + ASK_AGAIN_AFTER, digest));
         }
         questions
     }
@@ -138,7 +136,7 @@ impl Wanted {
         let state = std::mem::replace(&mut want.state, State::Arrived { at: now });
         let was_asked_for = want.tries > 0;
         self.settle(digest, state);
-        self.is_due(now + KEEP_ARRIVED);
+        self.due.insert((now + KEEP_ARRIVED, digest));
         was_asked_for
     }
 
@@ -156,35 +154,19 @@ impl Wanted {
 
     /// What is to be asked for again.
     pub(super) fn handle_timeout(&mut self, roster: &Roster, now: Instant) -> Questions {
-        if self.due.is_none_or(|due| due > now) {
-            return Questions::new();
-        }
-        self.due = None;
-        let (mut gone, mut again) = (Vec::new(), Vec::new());
-        for (digest, want) in &self.items {
-            match want.state {
-                _ if roster.knows(*digest) => gone.push(*digest),
-                State::ToAsk => {}
-                State::Asked { at, .. } if now < at + ASK_AGAIN_AFTER => {
-                    self.due = earlier(self.due, at + ASK_AGAIN_AFTER)
-                }
-                State::Asked { .. } if want.tries >= MAX_TRIES => gone.push(*digest),
-                State::Asked { of, .. } => again.push((*digest, of)),
-                State::Arrived { at } if now < at + KEEP_ARRIVED => {
-                    self.due = earlier(self.due, at + KEEP_ARRIVED)
-                }
-                State::Arrived { .. } => gone.push(*digest),
+        while let Some((_, digest)) = self.due.first().filter(|(at, _)| *at <= now).copied() {
+            let Some(want) = self.items.get_mut(&digest) else {
+                self.due.pop_first();
+                continue;
+            };
+            let is_over = matches!(want.state, State::Arrived { .. }) || want.tries >= MAX_TRIES;
+            if is_over || roster.knows(digest) {
+                self.known(digest);
+                continue;
             }
-        }
-        for digest in gone {
-            self.known(digest);
-        }
-        for (digest, of) in again {
-            self.landed(&of);
+            let state = std::mem::replace(&mut want.state, State::ToAsk);
+            self.settle(digest, state);
             self.to_ask.insert(digest);
-            if let Some(want) = self.items.get_mut(&digest) {
-                want.state = State::ToAsk;
-            }
         }
         self.ask(now)
     }
@@ -205,8 +187,13 @@ impl Wanted {
             State::ToAsk => {
                 self.to_ask.remove(&digest);
             }
-            State::Asked { of, .. } => self.landed(&of),
-            State::Arrived { .. } => {}
+            State::Asked { of, at } => {
+                self.landed(&of);
+                self.due.remove(&(at + ASK_AGAIN_AFTER, digest));
+            }
+            State::Arrived { at } => {
+                self.due.remove(&(at + KEEP_ARRIVED, digest));
+            }
         }
     }
 
@@ -218,14 +205,6 @@ impl Wanted {
             }
         }
     }
-
-    fn is_due(&mut self, at: Instant) {
-        self.due = earlier(self.due, at);
-    }
-}
-
-fn earlier(due: Option<Instant>, at: Instant) -> Option<Instant> {
-    Some(due.map_or(at, |due| due.min(at)))
 }
 
 #[cfg(test)]
