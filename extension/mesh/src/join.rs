@@ -266,16 +266,18 @@ pub fn judge(
             Err(_) => Verdict::Silence(Reason::NotGranted),
         };
     }
-    judge_newcomer(request, roster, clock, answers)
+    judge_newcomer(&request.grant, &request.member, roster, clock, answers)
 }
 
-fn judge_newcomer(
-    request: &Request,
+/// Judges somebody of whom nothing but its token speaks.
+pub(crate) fn judge_newcomer(
+    grant: &SignedGrant,
+    member: &SignedMember,
     roster: &Roster,
     clock: Option<u64>,
     answers: impl Fn(&IdentityKey) -> bool,
 ) -> Verdict {
-    let (grant, member) = (&request.grant, &request.member.member);
+    let member = &member.member;
     if !roster.owners().may_grant(&grant.owner, &grant.grant.addresses) {
         return Verdict::Silence(Reason::NoOwner);
     }
@@ -324,6 +326,11 @@ pub struct Answered {
 }
 
 impl Answered {
+    /// Whether `sequence` of `signer`, or a later one, was answered.
+    pub fn knows(&self, signer: &[u8; KEY_LEN], sequence: u64) -> bool {
+        self.highest.get(signer).is_some_and(|highest| *highest >= sequence)
+    }
+
     /// Whether `sequence` of `signer` is still to be answered; it is not a second time.
     pub fn first_time(&mut self, signer: &[u8; KEY_LEN], sequence: u64) -> bool {
         match self.highest.get_mut(signer) {

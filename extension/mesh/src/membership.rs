@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{Crypto, Secret};
 use crate::gossip::{Gossip, Message, Outbox};
-use crate::hello::HelloKeys;
+use crate::hello::{HelloKeys, HelloPublic};
 use crate::join::{Answered, JoinError, Joiner, Profile};
 use crate::join_string::JoinString;
 use crate::record::announcement::{Announcement, SignedAnnouncement};
@@ -63,6 +63,8 @@ struct Us {
     settled: Option<Settled>,
     announcement: Announcement,
     seeds: Vec<SocketAddr>,
+    /// The hello key in the join string.
+    join_key: Option<HelloPublic>,
     /// Since it started, it began the network: nobody knows more.
     began_alone: bool,
     /// The sum of the tombstones in the join string, until we can compare it.
@@ -85,6 +87,8 @@ pub struct Membership {
     introducer: Option<(Settled, SignedAnnouncement)>,
     /// Who answered us when we had a session with nobody that we knew: it is believed until we have caught up.
     sponsor: Option<IdentityKey>,
+    /// Who answered our last hello, while neighbours are missing: it may know those that we do not.
+    met: Option<IdentityKey>,
     reachable: BTreeSet<IdentityKey>,
     /// Made when it is asked for first.
     ring: Option<Ring>,
@@ -108,11 +112,12 @@ impl Membership {
     ) -> Result<Self, JoinError> {
         let genesis = join.genesis.clone();
         let us = (profile.identity.clone(), profile.announcement.clone(), join.seeds.clone());
-        let minted = join.tombstones;
+        let (minted, join_key) = (join.tombstones, join.hello);
         let joiner = Joiner::new(join, profile, now.instant, crypto)?;
         let phase = Phase::Joining(Box::new(joiner));
         let mut this = Self::new(genesis, us, phase, seed, now, crypto).map_err(JoinError::Record)?;
         // None were known, or its maker did not ask.
+        this.us.join_key = Some(join_key);
         this.us.minted = (minted != 0).then_some(minted);
         Ok(this)
     }
@@ -171,10 +176,20 @@ impl Membership {
             keys: HelloKeys::default(),
             early: EarlyKeys::default(),
             early_announcements: EarlyAnnouncements::default(),
-            us: Us { secret, identity, settled: None, announcement, seeds, began_alone: false, minted: None },
+            us: Us {
+                secret,
+                identity,
+                settled: None,
+                announcement,
+                seeds,
+                join_key: None,
+                began_alone: false,
+                minted: None,
+            },
             phase,
             introducer: None,
             sponsor: None,
+            met: None,
             reachable: BTreeSet::new(),
             ring: None,
             answered: Answered::default(),
@@ -244,6 +259,7 @@ impl Membership {
     pub fn wanted(&mut self) -> BTreeSet<IdentityKey> {
         let mut wanted = self.ring().clone();
         wanted.extend(self.introducer.iter().map(|(settled, _)| settled.identity()));
+        wanted.extend(self.met.filter(|met| self.roster.is_member(met)));
         wanted
     }
 

@@ -7,7 +7,7 @@ use rand_core::RngCore as _;
 use super::{Event, Membership, Now, Output, Phase};
 use crate::gossip::Message;
 use crate::hello::{Acted, Ask, Received};
-use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge};
+use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge, judge_newcomer};
 use crate::record::receipt::{Receipt, SignedReceipt};
 use crate::record::{OwnerKey, RecordId};
 use crate::roster::{Applied, Item, Refusal, Settled};
@@ -94,21 +94,23 @@ impl Membership {
             self.sponsor = Some(identity);
         }
         if self.is_judged(&identity) {
+            self.met = Some(identity);
             self.take(Item::Announcement(announcement), None, now);
         } else {
             self.introducer = Some((settled, announcement));
         }
     }
 
-    /// Whether nothing that we know speaks against a member that we do not know, or against who admitted it. Who was let
-    /// in just now knows the first owners only; it hears of the others, and of who stole what, in its first session.
+    /// Whether nothing that we know speaks against a member that we do not know, or against who admitted it. An owner
+    /// that was added later is told of in the session only.
     fn may_be_member(&self, settled: &Settled) -> bool {
-        let is_barred =
-            [settled.identity(), settled.receipt.admitter].iter().any(|who| self.roster.is_barred(who));
-        let knows_nobody = self.roster.members().all(|member| member.identity() == self.us.identity);
+        // A newcomer may not have heard yet that a revocation counts no more, and would find nobody.
+        let is_newcomer = !self.gossip.has_agreed() && !self.roster.is_member(&self.us.identity);
+        let is_barred = self.roster.is_barred(&settled.identity())
+            || !is_newcomer && self.roster.is_barred(&settled.receipt.admitter);
         let is_granted = match self.roster.judge(settled) {
             Ok(()) => true,
-            Err(Refusal::NoOwner) => knows_nobody && !self.roster.owners().was_one(&settled.grant.owner),
+            Err(Refusal::NoOwner) => !self.roster.owners().was_one(&settled.grant.owner),
             Err(_) => false,
         };
         !is_barred && is_granted
@@ -136,7 +138,7 @@ impl Membership {
         }
         match received.hello.ask {
             // A whole segment would admit a newcomer at once, and tell everybody so.
-            Ask::Join if via == Via::Lan && !self.is_our_turn() => None,
+            Ask::Join | Ask::Meet if via == Via::Lan && !self.is_our_turn() => None,
             Ask::Join | Ask::Meet => self.answer_request(received, now),
             Ask::Act => self.answer_act(received, now),
         }
@@ -152,7 +154,8 @@ impl Membership {
         let hello = &received.hello;
         let (network, crypto) = (*self.roster.network(), self.crypto);
         let request = Request::decode(&hello.content, &hello.signer, &network, crypto).ok()?;
-        if request.identity() == self.us.identity {
+        // What was answered with a refusal is not answered again when the reason for it is gone.
+        if request.identity() == self.us.identity || self.answered.knows(&hello.signer, hello.sequence) {
             return None;
         }
         let (reachable, upkeep) = (&self.reachable, &self.upkeep);
@@ -181,6 +184,30 @@ impl Membership {
         received.reply(&reply.encode(), crypto)
     }
 
+    /// Lets those in that wait for an admitter in vain, if their token is still good, as if they had asked: they were let in
+    /// in a part of the network where nobody is left whom we know.
+    pub(super) fn admit_waiting(&mut self, now: Now) {
+        let waiting: Vec<_> = self.roster.waiting().cloned().collect();
+        let crowd = self.roster.members().count().max(1) as u32;
+        for settled in self.upkeep.in_vain(waiting, now.instant) {
+            let identity = settled.identity();
+            let is_new = self.roster.settled(&identity).is_none() && !self.roster.is_barred(&identity);
+            let is_ours = self.is_next_after(&identity) || self.rng.next_u32().is_multiple_of(crowd);
+            if !is_new || !is_ours || !self.may_admit(now) {
+                continue;
+            }
+            let (reachable, upkeep) = (&self.reachable, &self.upkeep);
+            let answers =
+                |identity: &_| reachable.contains(identity) && !upkeep.is_silent(identity, now.instant);
+            let verdict = judge_newcomer(&settled.grant, &settled.member, &self.roster, now.clock, answers);
+            if verdict == Verdict::Admit
+                && let Some(receipt) = self.admission(settled.id(), now)
+            {
+                self.take(Item::Settled(Box::new(Settled { receipt, ..settled })), None, now);
+            }
+        }
+    }
+
     /// Asks the incarnation that is to be replaced whether it is there, if we believe that it is: a machine that lost its
     /// state comes back sooner than its session ends.
     fn doubt(&mut self, request: &Request, now: Now) {
@@ -201,11 +228,15 @@ impl Membership {
     }
 
     fn admit(&mut self, request: &Request, now: Now) -> Option<Settled> {
+        let receipt = self.admission(request.member.id, now)?;
+        Some(Settled { grant: request.grant.clone(), member: request.member.clone(), receipt })
+    }
+
+    fn admission(&mut self, member: RecordId, now: Now) -> Option<SignedReceipt> {
         now.clock?;
         // And ourselves.
         let reach = u16::try_from(self.reachable.len() + 1).unwrap_or(u16::MAX);
-        let receipt = self.sign_receipt(request.member.id, reach, now)?;
-        Some(Settled { grant: request.grant.clone(), member: request.member.clone(), receipt })
+        self.sign_receipt(member, reach, now)
     }
 
     pub(super) fn sign_receipt(&mut self, member: RecordId, reach: u16, now: Now) -> Option<SignedReceipt> {

@@ -11,7 +11,7 @@ use crate::hello::{Ask, Expected, Hello};
 use crate::join::{Destination, Reply, Request};
 use crate::record::IdentityKey;
 use crate::record::tombstone::{End, Tombstone};
-use crate::roster::{Item, Settled};
+use crate::roster::{Item, Settled, Status};
 
 /// How often members are looked after.
 const ROUND: Duration = Duration::from_secs(2);
@@ -31,6 +31,8 @@ const MAX_EXPECTED: usize = 16;
 const ANSWER_AT_ONCE: usize = 32;
 /// How long those whom we took up on trust wait for somebody who knew them before.
 const ANSWER_ON_TRUST_AFTER: Duration = Duration::from_secs(60);
+/// How long a member waits for its admitter to become known before it is judged by its token.
+const ADMIT_WAITING_AFTER: Duration = Duration::from_secs(20);
 /// Wait before an announcement is answered that somebody else made of this node.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
 
@@ -60,6 +62,8 @@ pub(super) struct Upkeep {
     /// How often members are still told our hello keys.
     tell_keys: BTreeMap<IdentityKey, u8>,
     expected: VecDeque<Expected>,
+    /// Since when members wait for their admitter.
+    waiting: BTreeMap<IdentityKey, Instant>,
     /// Since when there are members for whom somebody has to answer.
     unproven_since: Option<Instant>,
 }
@@ -79,6 +83,7 @@ impl Upkeep {
             hellos: 0,
             tell_keys: BTreeMap::new(),
             expected: VecDeque::new(),
+            waiting: BTreeMap::new(),
             unproven_since: None,
         }
     }
@@ -110,6 +115,15 @@ impl Upkeep {
     pub(super) fn is_silent(&self, identity: &IdentityKey, now: Instant) -> bool {
         let asked = self.doubts.get(identity);
         asked.is_some_and(|asked| now >= *asked + DOUBT_FOR && self.heard_at(identity) <= *asked)
+    }
+
+    /// Those of `waiting` that did so for long.
+    pub(super) fn in_vain(&mut self, mut waiting: Vec<Settled>, now: Instant) -> Vec<Settled> {
+        let before = std::mem::take(&mut self.waiting);
+        let since = |identity: &IdentityKey| before.get(identity).copied().unwrap_or(now);
+        self.waiting = waiting.iter().map(Settled::identity).map(|who| (who, since(&who))).collect();
+        waiting.retain(|settled| now >= self.waiting[&settled.identity()] + ADMIT_WAITING_AFTER);
+        waiting
     }
 
     pub(super) fn forget(&mut self, identity: &IdentityKey) {
@@ -198,6 +212,7 @@ impl Membership {
             }
             self.let_go(now);
             self.answer_for_others(now);
+            self.admit_waiting(now);
             self.meet(now);
         }
     }
@@ -207,17 +222,21 @@ impl Membership {
     /// Lets those go that nobody heard of for their lifetime. The next member on the ring that is there does it, so
     /// that not everybody does.
     fn let_go(&mut self, now: Now) {
-        let overdue: Vec<_> = self
-            .roster
-            .members()
+        // Also those that wait for a name or an address: others may have installed them.
+        let is_there = |status: &Status| matches!(status, Status::Installed | Status::Conflict { .. });
+        let there = self.roster.statuses().filter(|(_, status)| is_there(status));
+        let overdue: Vec<_> = there
+            .filter_map(|(identity, _)| self.roster.settled(identity))
             .filter(|settled| settled.identity() != self.us.identity)
             .filter(|settled| !self.reachable.contains(&settled.identity()))
             .filter_map(|settled| Some((settled.identity(), settled.grant.grant.ephemeral?)))
             .filter(|(identity, lifetime)| now.instant >= self.upkeep.heard_at(identity) + *lifetime)
             .map(|(identity, _)| identity)
             .collect();
+        let crowd = self.roster.members().count().max(1) as u32;
         for identity in overdue {
-            if self.is_next_after(&identity) {
+            // Those in a conflict do not agree about who is next.
+            if self.is_next_after(&identity) || self.rng.next_u32().is_multiple_of(crowd) {
                 let heard = self.roster.announcement(&identity);
                 let sequence = heard.map_or(0, |heard| heard.announcement.sequence);
                 let tombstone =
@@ -268,7 +287,7 @@ impl Membership {
     }
 
     /// Whether nobody between `identity` and us on the ring is there.
-    fn is_next_after(&self, identity: &IdentityKey) -> bool {
+    pub(super) fn is_next_after(&self, identity: &IdentityKey) -> bool {
         let members: Vec<_> = self.roster.members().map(Settled::identity).collect();
         // Also if it is none of the members.
         let (before, after) = match members.binary_search(identity) {
@@ -286,12 +305,19 @@ impl Membership {
 
     /// Sends hellos to neighbours that have no session with us: they may not know of us yet, or have no idea where
     /// we are.
+    ///
+    /// A neighbour that is missing may also be one that others do not know any more, because we are in a part of the
+    /// network that missed something, and our other neighbours may be of that part, too. So each of these hellos also goes
+    /// to one of all that are known, and those that are sent after a long time to whoever hears them.
     fn meet(&mut self, now: Now) {
         let missing: Vec<_> =
             self.wanted().into_iter().filter(|member| !self.reachable.contains(member)).collect();
         self.upkeep.meet.retain(|member, _| missing.contains(member));
         if self.reachable.is_empty() {
             self.call_for_anybody(now);
+        }
+        if missing.is_empty() {
+            self.met = None;
         }
         let mut sent = 0;
         for member in missing {
@@ -304,7 +330,15 @@ impl Membership {
             self.upkeep.meet.insert(member, (now.instant + wait, wait));
             let candidates =
                 self.roster.announcement(&member).map(|known| known.announcement.candidates.clone());
-            let to: Vec<_> = candidates.unwrap_or_default().into_iter().map(Destination::Address).collect();
+            let mut to: Vec<_> =
+                candidates.unwrap_or_default().into_iter().map(Destination::Address).collect();
+            to.extend(self.draw_known(1));
+            if wait == MEET_LONGEST {
+                to.extend(self.us.seeds.iter().copied().map(Destination::Address));
+                to.push(Destination::Lan);
+            }
+            to.sort_unstable();
+            to.dedup();
             if !to.is_empty() {
                 sent += 1;
                 self.send_meet(to);
@@ -319,22 +353,26 @@ impl Membership {
         }
         self.upkeep.call_at = now.instant + self.upkeep.call_wait;
         self.upkeep.call_wait = (self.upkeep.call_wait * 2).min(CALL_LONGEST);
-        let known: Vec<_> = self
-            .roster
-            .members()
-            .filter(|settled| settled.identity() != self.us.identity)
-            .filter_map(|settled| self.roster.announcement(&settled.identity()))
-            .filter_map(|known| known.announcement.candidates.first().copied())
-            .collect();
         let mut to: Vec<_> = self.us.seeds.iter().copied().map(Destination::Address).collect();
-        if !known.is_empty() {
-            let picks = (0..MEET_AT_ONCE).map(|_| known[self.rng.next_u32() as usize % known.len()]);
-            to.extend(picks.map(Destination::Address));
-        }
+        to.extend(self.draw_known(MEET_AT_ONCE));
         to.push(Destination::Lan);
         to.sort_unstable();
         to.dedup();
         self.send_meet(to);
+    }
+
+    /// Where some of all known members are that have no session with us, drawn at random.
+    fn draw_known(&mut self, count: usize) -> Vec<Destination> {
+        let known: Vec<_> = self
+            .roster
+            .members()
+            .map(Settled::identity)
+            .filter(|member| *member != self.us.identity && !self.reachable.contains(member))
+            .filter_map(|member| self.roster.announcement(&member))
+            .filter_map(|known| known.announcement.candidates.first().copied())
+            .collect();
+        let count = if known.is_empty() { 0 } else { count };
+        (0..count).map(|_| Destination::Address(known[self.rng.next_u32() as usize % known.len()])).collect()
     }
 
     fn send_meet(&mut self, to: Vec<Destination>) {
@@ -360,12 +398,13 @@ impl Membership {
             target: None,
         };
         // To the newest key, and to another one each time: who was cut off when the newest was made does not know it.
-        let known = self.keys.iter().count().max(1);
-        self.upkeep.hellos = (self.upkeep.hellos + 1) % known;
+        let mut known: Vec<_> = self.keys.iter().map(|key| key.public(self.crypto)).collect();
+        // Who let us in may have been the only one with the key that it gave us.
+        known.extend(self.us.join_key.filter(|key| !self.gossip.has_agreed() && !known.contains(key)));
+        self.upkeep.hellos = (self.upkeep.hellos + 1) % known.len().max(1);
         let keys = [0, self.upkeep.hellos].into_iter().collect::<BTreeSet<_>>();
-        for public in keys.iter().filter_map(|n| self.keys.iter().nth(*n)).map(|key| key.public(self.crypto))
-        {
-            let sealed = hello.seal(&self.us.secret, &public, &network, self.crypto, &mut self.rng);
+        for public in keys.iter().filter_map(|n| known.get(*n)) {
+            let sealed = hello.seal(&self.us.secret, public, &network, self.crypto, &mut self.rng);
             let Some((datagram, expected)) = sealed else { continue };
             if self.upkeep.expected.len() >= MAX_EXPECTED {
                 self.upkeep.expected.pop_front();

@@ -1,6 +1,6 @@
 //! Who owns the network, as it follows from the genesis and all changes, in whatever order they came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -15,6 +15,10 @@ use crate::record::owner::{OwnerChange, SignedOwnerChange};
 pub struct Owners {
     /// Everybody who ever was one, most senior first.
     all: Vec<OwnerState>,
+    /// Every key that an owner ever named as another's or its own, with what it named it for. A key may lose its
+    /// place to another when an earlier change comes to be known; this here only grows, so that all keep the same records
+    /// whatever they heard first.
+    named: BTreeMap<OwnerKey, BTreeSet<Ipv4Net>>,
 }
 
 /// What became of an owner.
@@ -50,7 +54,8 @@ impl Owners {
             succeeds: false,
             standing: Standing::Active,
         };
-        let mut owners = Self { all: genesis.owners.iter().map(active).collect() };
+        let mut owners =
+            Self { all: genesis.owners.iter().map(active).collect(), named: named(genesis, changes) };
         owners.add_all(changes);
         owners.remove_all(changes);
         owners
@@ -223,15 +228,15 @@ impl Owners {
         self.find(key)
     }
 
-    /// Whether `key` was once an owner.
+    /// Whether `key` was once an owner, as far as anybody could have known.
     pub fn was_one(&self, key: &OwnerKey) -> bool {
-        self.find(key).is_some()
+        self.named.contains_key(key)
     }
 
     /// Whether `key` may have granted `addresses` at some time. A part that it passed on later does not undo what it
     /// granted before, and which came first cannot be told.
     pub fn may_have_granted(&self, key: &OwnerKey, addresses: &Ipv4Net) -> bool {
-        self.find(key).is_some_and(|granter| granter.owner.range.contains(addresses))
+        self.named.get(key).is_some_and(|ranges| ranges.iter().any(|range| range.contains(addresses)))
     }
 
     /// Whether `key` may grant `addresses` now: it is active, and did not pass them on.
@@ -258,6 +263,41 @@ impl Owners {
 
     fn rank(&self, key: &OwnerKey) -> Option<usize> {
         self.all.iter().position(|owner| owner.owner.key == *key)
+    }
+}
+
+/// The keys that owners named, and what for, in whatever order that was.
+fn named(
+    genesis: &Genesis,
+    changes: &BTreeMap<RecordId, SignedOwnerChange>,
+) -> BTreeMap<OwnerKey, BTreeSet<Ipv4Net>> {
+    let mut named: BTreeMap<OwnerKey, BTreeSet<Ipv4Net>> = BTreeMap::new();
+    for owner in &genesis.owners {
+        named.entry(owner.key).or_default().insert(owner.range);
+    }
+    loop {
+        let mut new = Vec::new();
+        for change in changes.values() {
+            let signers = || change.owners.iter().filter_map(|signer| named.get(signer));
+            match change.change {
+                OwnerChange::Add(owner) => {
+                    let is_part =
+                        |ranges: &BTreeSet<Ipv4Net>| ranges.iter().any(|r| r.contains(&owner.range));
+                    new.extend(signers().any(is_part).then_some((owner.key, owner.range)));
+                }
+                OwnerChange::Rotate(key) => {
+                    new.extend(signers().flatten().map(|range| (key, *range)));
+                }
+                OwnerChange::Remove { .. } => {}
+            }
+        }
+        let mut has_grown = false;
+        for (key, range) in new {
+            has_grown |= named.entry(key).or_default().insert(range);
+        }
+        if !has_grown {
+            return named;
+        }
     }
 }
 
@@ -438,6 +478,21 @@ mod tests {
         let puppets = (4..8).map(|n| change(OwnerChange::Add(owner(n, &format!("10.0.{n}.0/24"))), &[1]));
         let changes: Vec<_> = puppets.chain([third, by_two]).collect();
         assert_eq!(standing(&owners(&changes), 1), Some(Standing::Void));
+    }
+
+    #[test]
+    fn what_a_key_signed_that_lost_its_place_is_kept_by_those_who_never_saw_it_there() {
+        let part = "10.0.130.0/24".parse().unwrap();
+        let owners = owners(&[rotation(2, 3), rotation(2, 4)]);
+        for n in [3, 4] {
+            assert!(owners.was_one(&key(n)) && owners.may_have_granted(&key(n), &part));
+        }
+        let placed: Vec<_> = [3, 4].into_iter().filter(|n| owners.may_grant(&key(*n), &part)).collect();
+        assert_eq!(placed.len(), 1);
+        assert_eq!([3, 4].into_iter().filter(|n| owners.may_have_revoked(&key(*n))).count(), 1);
+        // Nobody is named for what is not the signer's.
+        let stranger = change(OwnerChange::Add(owner(5, "10.0.0.0/18")), &[2]);
+        assert!(!tests::owners(&[stranger]).was_one(&key(5)));
     }
 
     proptest! {

@@ -271,3 +271,47 @@ fn two_that_differ_in_very_many_records_come_to_know_the_same() {
     assert_eq!(first.roster().tombstones().count(), 1200);
     assert!(first.roster().digests().eq(second.roster().digests()));
 }
+
+#[test]
+fn a_request_that_was_refused_is_not_answered_when_the_reason_is_gone() {
+    let mut first = first();
+    let second = admit(2, &mut first, at(5));
+    let join = join_string(3, |grant| Grant { names: "node-2".parse().unwrap(), ..grant });
+    let mut joiner = joining_with(3, join, at(6));
+    joiner.handle_timeout(at(6));
+    let request = hello_of(&mut joiner);
+    assert!(first.handle_hello(&request, Via::Unicast, at(6)).is_some(), "the name is taken");
+    let network = *first.roster().network();
+    first.act(revocation(second.identity(), &network), at(7));
+    assert!(first.handle_hello(&request, Via::Unicast, at(8)).is_none());
+    assert!(first.roster().settled(joiner.identity()).is_none());
+}
+
+#[test]
+fn who_waits_in_vain_for_its_admitter_is_judged_by_its_token() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let stranger = admit_by_force(4, 250, at(7));
+    let of_removed = admit_by_force(5, 250, at(7));
+    let network = *first.roster().network();
+    first.act(
+        Item::Tombstone(
+            Tombstone { end: End::Token(of_removed.grant.id), time: 0 }
+                .seal(&network, &OWNER, &ModelCrypto)
+                .unwrap(),
+        ),
+        at(7),
+    );
+    let items: Vec<_> = [&stranger, &of_removed].iter().map(|settled| settled.to_bytes()).collect();
+    let items = items.iter().map(|item| &item[..]).collect();
+    first.handle_control(*second.identity(), &Message::Items(items).encode(), at(8));
+    first.handle_timeout(at(9));
+    assert!(!first.roster().is_member(&stranger.identity()), "its admitter may still come");
+    for round in 5..40 {
+        first.handle_control(*second.identity(), &Message::Ping(1).encode(), at(2 * round));
+        first.handle_timeout(at(2 * round));
+    }
+    assert!(first.roster().is_member(&stranger.identity()));
+    assert!(!first.roster().is_member(&of_removed.identity()), "its token was revoked");
+}
