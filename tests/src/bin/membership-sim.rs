@@ -4,10 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use ichor_tests::members::{Faults, flapping, idle, partition, percentile, run, spread};
+use ichor_tests::members::{Faults, Kind, Report, flapping, idle, partition, percentile, run, spread};
+
+/// Histories between two words about how far it is.
+const PROGRESS: u64 = 5000;
 
 #[derive(Debug, Parser)]
 enum Args {
@@ -19,6 +24,12 @@ enum Args {
         /// The first seed.
         #[arg(long, default_value_t = 0)]
         first: u64,
+        /// How many at a time.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+        /// Stop at the first that ends badly.
+        #[arg(long)]
+        stop: bool,
     },
     /// How fast joins, changes of endpoints and revocations reach all members, in virtual time.
     Spread {
@@ -92,7 +103,7 @@ enum Args {
 
 fn main() -> ExitCode {
     match Args::parse() {
-        Args::Histories { count, first } => histories(first, count),
+        Args::Histories { count, first, jobs, stop } => histories(first, count, jobs, stop),
         Args::Spread { members, rounds, seed, loss } => {
             let result = spread(members, rounds, seed, across_a_continent(loss));
             println!(
@@ -170,28 +181,80 @@ fn halves(members: usize, seeds: std::ops::Range<u64>, seconds: u64, loss: usize
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn histories(first: u64, count: u64) -> ExitCode {
-    let start = Instant::now();
-    let (mut events, mut traces, mut bad) = (BTreeMap::new(), BTreeSet::new(), 0u64);
-    for seed in first..first + count {
-        let report = run(seed);
+/// What many histories came to.
+#[derive(Default)]
+struct Tally {
+    done: u64,
+    events: BTreeMap<Kind, u64>,
+    traces: BTreeSet<u64>,
+    bad: u64,
+    fewest_members: Option<usize>,
+    fewest_events: Option<u64>,
+}
+
+impl Tally {
+    fn add(&mut self, seed: u64, report: &Report) {
+        self.done += 1;
         for (kind, times) in &report.events {
-            *events.entry(*kind).or_insert(0u64) += times;
+            *self.events.entry(*kind).or_default() += times;
         }
-        traces.insert(report.trace);
-        if !report.violations.is_empty() {
-            bad += 1;
-            println!("seed {seed}: {} violations, first {}", report.violations.len(), report.violations[0]);
+        self.traces.insert(report.trace);
+        let members = self.fewest_members.get_or_insert(report.most_members);
+        *members = report.most_members.min(*members);
+        let count = report.events.values().sum();
+        let events = self.fewest_events.get_or_insert(count);
+        *events = count.min(*events);
+        if let Some(first) = report.violations.first() {
+            self.bad += 1;
+            println!("seed {seed}: {} violations, first {first}", report.violations.len());
         }
     }
-    for (kind, times) in &events {
-        println!("{kind:?}: {times}");
+}
+
+fn histories(first: u64, count: u64, jobs: usize, stop: bool) -> ExitCode {
+    let start = Instant::now();
+    let (next, tally) = (AtomicU64::new(first), Mutex::new(Tally::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first.saturating_add(count) {
+                        break;
+                    }
+                    let report = run(seed);
+                    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+                    if stop && tally.bad > 0 {
+                        break;
+                    }
+                    tally.add(seed, &report);
+                    if tally.done.is_multiple_of(PROGRESS) {
+                        println!(
+                            "{} histories, {} with violations, {:.0?}",
+                            tally.done,
+                            tally.bad,
+                            start.elapsed()
+                        );
+                    }
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for kind in Kind::ALL {
+        println!("{kind:?}: {}", tally.events.get(kind).copied().unwrap_or(0));
     }
     println!(
-        "{count} histories from seed {first}, {} distinct traces, {} events, {bad} with violations, {:.0?}",
-        traces.len(),
-        events.values().sum::<u64>(),
+        "{} histories from seed {first}, {} distinct traces, {} events of {} kinds, at least {} events and {} members \
+         in each, {} with violations, {:.0?}",
+        tally.done,
+        tally.traces.len(),
+        tally.events.values().sum::<u64>(),
+        tally.events.len(),
+        tally.fewest_events.unwrap_or(0),
+        tally.fewest_members.unwrap_or(0),
+        tally.bad,
         start.elapsed(),
     );
-    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if tally.bad == 0 && tally.done == count { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

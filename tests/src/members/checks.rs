@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ichor_mesh::membership::Membership;
+use ichor_mesh::record::tombstone::End;
 use ichor_mesh::record::{IdentityKey, RecordId};
 use ichor_mesh::roster::{Settled, Status};
 
@@ -20,81 +21,128 @@ pub(super) struct Fate {
     pub(super) gone: bool,
     /// It must never be a member: its token was no good from the beginning.
     pub(super) never: bool,
+    /// It is ephemeral and ended without a word: nobody must have it as a member in the end.
+    pub(super) lapsed: bool,
 }
 
 /// What holds about the world, in words if it does not.
 pub(super) fn violations(world: &World, fates: &BTreeMap<IdentityKey, Fate>) -> Vec<String> {
-    let active = active(world, fates);
-    let disputed = disputed(world, &active);
     let mut found = Vec::new();
-    same_rosters(world, &active, &mut found);
-    same_statuses(world, &active, &disputed, &mut found);
-    // Who lost a dispute is talked to by nobody, and cannot learn.
-    let heard = |node: &NodeId| !disputed.contains(membership(world, *node).identity());
-    let undisputed: Vec<_> = active.iter().copied().filter(heard).collect();
-    clean_tables(world, &undisputed, fates, &mut found);
-    nobody_evicted(world, &active, fates, &disputed, &mut found);
-    tokens_spent_once(world, &active, fates, &disputed, &mut found);
+    look(world, fates, &mut found);
+    for part in &Parts::of(world, fates).0 {
+        let disputed = disputed(world, part);
+        part.iter().for_each(|node| sound_roster(world, *node, &mut found));
+        same_judgement_of_uses(world, part, &mut found);
+        same_statuses(world, part, &disputed, &mut found);
+        clean_tables(world, &heard(world, part, &disputed), fates, &mut found);
+        tokens_spent_once(world, part, fates, &disputed, &mut found);
+    }
     found
 }
 
 /// Whether all that reach each other know the same.
 pub(super) fn agree(world: &World, fates: &BTreeMap<IdentityKey, Fate>) -> bool {
-    let active = active(world, fates);
     let mut found = Vec::new();
-    same_rosters(world, &active, &mut found);
-    nobody_evicted(world, &active, fates, &disputed(world, &active), &mut found);
+    look(world, fates, &mut found);
     found.is_empty()
+}
+
+/// What may take its time.
+fn look(world: &World, fates: &BTreeMap<IdentityKey, Fate>, found: &mut Vec<String>) {
+    let parts = Parts::of(world, fates);
+    if let Some((a, b)) = parts.torn(world) {
+        found.push(format!("{a:?} and {b:?} stay apart"));
+    }
+    for part in &parts.0 {
+        same_rosters(world, part, found);
+        let disputed = disputed(world, part);
+        nobody_evicted(world, part, fates, &disputed, found);
+        let heard = heard(world, part, &disputed);
+        lapsed_are_gone(world, &heard, fates, found);
+        own_word_counts(world, &heard, found);
+        keys_are_new(world, &heard, found);
+    }
+}
+
+/// Those of a part that are in no dispute: who lost one is talked to by nobody, and cannot learn.
+fn heard(world: &World, part: &[NodeId], disputed: &BTreeSet<IdentityKey>) -> Vec<NodeId> {
+    part.iter().copied().filter(|node| !disputed.contains(membership(world, *node).identity())).collect()
 }
 
 fn membership(world: &World, node: NodeId) -> &Membership {
     world.membership(node).expect("an active node is on")
 }
 
-/// Members that nobody ended, but for outcasts: if the one that let a node in was lost before it told the others, or lost a
-/// dispute, and if name, address or token have another holder by now, the others do not talk to that node.
-fn active(world: &World, fates: &BTreeMap<IdentityKey, Fate>) -> Vec<NodeId> {
-    let members = world.members().into_iter();
-    let there: Vec<_> = members.filter(|node| !fates[membership(world, *node).identity()].gone).collect();
-    let mainland = mainland(world, &there);
-    let is_outcast = |node: &NodeId| {
-        let Some(settled) = membership(world, *node).settled() else { return false };
-        let (member, grant) = (&settled.member.member, &settled.grant);
-        let others = || {
-            let others = mainland.iter().filter(|other| *other != node);
-            others.map(|other| membership(world, *other).roster())
-        };
-        let is_known = others().any(|roster| roster.settled(&settled.identity()).is_some());
-        let has_rival = others().any(|roster| {
-            roster.is_taken(&member.name, member.address, None)
-                || roster.uses(&grant.id) >= usize::from(grant.grant.uses)
-                || roster.is_token_revoked(grant)
-        });
-        !is_known && has_rival
-    };
-    there.iter().copied().filter(|node| !is_outcast(node)).collect()
+/// The parts of the network: those who know each other, be it by way of others. In the end there should be one.
+///
+/// Two parts may stay *apart* only where of every two one cannot let in the other: that one lost a dispute there, or it is
+/// unknown, because those that knew it are gone, while somebody has its name or address, or its token is spent or
+/// revoked, or its owner is none any more. Only an owner can decide between the two. Where but two could have let each
+/// other in, they must have done so, and both parts are one.
+struct Parts(Vec<Vec<NodeId>>);
+
+impl Parts {
+    fn of(world: &World, fates: &BTreeMap<IdentityKey, Fate>) -> Self {
+        let mut left: BTreeSet<NodeId> = there(world, fates).into_iter().collect();
+        let mut parts = Vec::new();
+        while let Some(start) = left.pop_first() {
+            let (mut part, mut next) = (vec![start], vec![start]);
+            while let Some(node) = next.pop() {
+                let found: Vec<_> =
+                    left.iter().copied().filter(|other| acquainted(world, node, *other)).collect();
+                found.iter().for_each(|other| _ = left.remove(other));
+                part.extend(&found);
+                next.extend(found);
+            }
+            parts.push(part);
+        }
+        // The largest first, and of those that of the first node.
+        parts.sort_by_key(|part| (std::cmp::Reverse(part.len()), part[0]));
+        Self(parts)
+    }
+
+    /// Two that are apart and should not be.
+    fn torn(&self, world: &World) -> Option<(NodeId, NodeId)> {
+        let nodes = self.0.iter().enumerate().flat_map(|(n, part)| part.iter().map(move |node| (n, *node)));
+        let nodes: Vec<_> = nodes.collect();
+        let pairs = nodes.iter().flat_map(|one| nodes.iter().map(move |two| (one, two)));
+        let mut apart = pairs.filter(|(one, two)| one.0 < two.0);
+        let torn = apart.find(|(one, two)| !is_shut(world, one.1, two.1) && !is_shut(world, two.1, one.1));
+        torn.map(|(one, two)| (one.1, two.1))
+    }
 }
 
-/// The most that can talk to each other, be it by way of others.
-fn mainland(world: &World, nodes: &[NodeId]) -> BTreeSet<NodeId> {
-    let mut largest = BTreeSet::new();
-    for start in nodes {
-        if largest.contains(start) {
-            continue;
-        }
-        let (mut reached, mut next) = (BTreeSet::from([*start]), vec![*start]);
-        while let Some(node) = next.pop() {
-            for other in nodes.iter().filter(|other| world.mutual(node, **other)) {
-                if reached.insert(*other) {
-                    next.push(*other);
-                }
-            }
-        }
-        if reached.len() > largest.len() {
-            largest = reached;
+/// Whether `stranger` has lost a dispute in the eyes of `node`, or is unknown to it and cannot be let in.
+fn is_shut(world: &World, node: NodeId, stranger: NodeId) -> bool {
+    let Some(settled) = membership(world, stranger).settled() else { return false };
+    let (member, grant) = (&settled.member.member, &settled.grant);
+    let roster = membership(world, node).roster();
+    match roster.status(&settled.identity()) {
+        Some(status) => matches!(status, Status::Conflict { .. } | Status::Overused),
+        None => {
+            roster.is_taken(&member.name, member.address, grant.grant.replaces)
+                || roster.uses(&grant.id) >= usize::from(grant.grant.uses)
+                || roster.is_token_revoked(grant)
+                || !roster.owners().may_grant(&grant.owner, &grant.grant.addresses)
         }
     }
-    largest
+}
+
+/// Members that are on, that nobody ended, and that no other took the place of.
+fn there(world: &World, fates: &BTreeMap<IdentityKey, Fate>) -> Vec<NodeId> {
+    let members = world.members().into_iter();
+    let there: Vec<_> = members.filter(|node| !fates[membership(world, *node).identity()].gone).collect();
+    let is_replaced = |identity: &IdentityKey| {
+        let mut statuses = there.iter().map(|node| membership(world, *node).roster().status(identity));
+        statuses.any(|status| matches!(status, Some(Status::Replaced { .. })))
+    };
+    there.iter().copied().filter(|node| !is_replaced(membership(world, *node).identity())).collect()
+}
+
+/// Whether two can talk to each other, each of which has a record of the other that proves it.
+fn acquainted(world: &World, a: NodeId, b: NodeId) -> bool {
+    let (one, two) = (membership(world, a), membership(world, b));
+    world.mutual(a, b) && one.roster().is_member(two.identity()) && two.roster().is_member(one.identity())
 }
 
 /// Those about whose name, address or token there is a dispute that an owner has to settle.
@@ -114,12 +162,18 @@ fn disputed(world: &World, active: &[NodeId]) -> BTreeSet<IdentityKey> {
     disputed
 }
 
-fn same_rosters(world: &World, active: &[NodeId], found: &mut Vec<String>) {
-    for (n, a) in active.iter().enumerate() {
-        for b in &active[n + 1..] {
-            let (one, two) = (membership(world, *a), membership(world, *b));
-            if world.mutual(*a, *b) && !one.roster().digests().eq(two.roster().digests()) {
+/// Whoever can talk to each other knows the same, and who the owners are.
+fn same_rosters(world: &World, part: &[NodeId], found: &mut Vec<String>) {
+    for (n, a) in part.iter().enumerate() {
+        for b in &part[n + 1..] {
+            let (one, two) = (membership(world, *a).roster(), membership(world, *b).roster());
+            if !world.mutual(*a, *b) {
+                continue;
+            }
+            if !one.digests().eq(two.digests()) {
                 found.push(format!("{a:?} and {b:?} know different records"));
+            } else if one.owners() != two.owners() {
+                found.push(format!("{a:?} and {b:?} know different owners"));
             }
         }
     }
@@ -214,6 +268,102 @@ fn tokens_spent_once(
                 found.push(format!("{node:?} has {used} members of the token of {identity:?}"));
             }
         }
+    }
+}
+
+/// What must follow from the records of one node, whatever they are.
+fn sound_roster(world: &World, node: NodeId, found: &mut Vec<String>) {
+    let roster = membership(world, node).roster();
+    let (mut names, mut addresses) = (BTreeMap::new(), BTreeMap::new());
+    for settled in roster.members() {
+        let identity = settled.identity();
+        let name = names.insert(roster.name(settled).clone(), identity);
+        let address = addresses.insert(settled.member.member.address, identity);
+        for other in [name, address].into_iter().flatten() {
+            found.push(format!("{node:?} has installed {identity:?} and {other:?} in one place"));
+        }
+    }
+    for (heir, _) in roster.statuses() {
+        let replaced = roster.settled(heir).and_then(|heir| heir.grant.grant.replaces);
+        let replaced = replaced.and_then(|id| roster.incarnation(&id)).map(Settled::identity);
+        if let Some(old) = replaced.filter(|old| old != heir && roster.is_member(old)) {
+            found.push(format!("{node:?} still has {old:?}, which {heir:?} replaced"));
+        }
+    }
+}
+
+/// Whose token was used too often is the same for all that know the same, unless somebody admitted itself: of its like
+/// the one that is installed stays.
+fn same_judgement_of_uses(world: &World, part: &[NodeId], found: &mut Vec<String>) {
+    let Some((first, others)) = part.split_first() else { return };
+    let one = membership(world, *first).roster();
+    let alone: BTreeSet<_> = one
+        .statuses()
+        .filter_map(|(identity, _)| one.settled(identity))
+        .filter(|settled| settled.is_self_admitted())
+        .map(|settled| settled.grant.id)
+        .collect();
+    for other in others {
+        let two = membership(world, *other).roster();
+        if !one.digests().eq(two.digests()) {
+            continue;
+        }
+        for (identity, status) in one.statuses() {
+            let by_itself = one.settled(identity).is_some_and(|settled| alone.contains(&settled.grant.id));
+            let both = [Some(status), two.status(identity)].map(|status| status == Some(&Status::Overused));
+            if !by_itself && both[0] != both[1] {
+                found.push(format!("{first:?} and {other:?} differ about the token of {identity:?}"));
+            }
+        }
+    }
+}
+
+/// What a member said last of itself is what the others know.
+fn own_word_counts(world: &World, part: &[NodeId], found: &mut Vec<String>) {
+    for node in part {
+        let membership = membership(world, *node);
+        if !membership.roster().is_member(membership.identity()) {
+            continue;
+        }
+        // Hellos raise the sequence and say nothing new otherwise.
+        let known = membership.roster().announcement(membership.identity());
+        let known = known.map(|known| (known.announcement.boot, known.announcement.candidates.clone()));
+        let said = membership.saved().map(|saved| (saved.announcement.boot, saved.announcement.candidates));
+        if known != said {
+            found.push(format!("{node:?} said {said:?}, and {known:?} counts"));
+        }
+    }
+}
+
+/// Who was revoked does not know the present hello key.
+fn keys_are_new(world: &World, part: &[NodeId], found: &mut Vec<String>) {
+    for node in part {
+        let membership = membership(world, *node);
+        let is_revocation = |end: &End| matches!(end, End::Revoked { .. });
+        let revoked =
+            membership.roster().tombstones().filter(|item| is_revocation(&item.tombstone.end)).count();
+        let epoch = membership.hello_keys().current().map_or(0, |(key, _)| key.epoch);
+        if part.len() > 1 && epoch < revoked as u64 {
+            found.push(format!("{node:?} has a hello key of epoch {epoch} after {revoked} revocations"));
+        }
+    }
+}
+
+/// Ephemeral members that ended are let go.
+fn lapsed_are_gone(
+    world: &World,
+    active: &[NodeId],
+    fates: &BTreeMap<IdentityKey, Fate>,
+    found: &mut Vec<String>,
+) {
+    for node in active {
+        let roster = membership(world, *node).roster();
+        // Who cannot prove that it is a member has no say.
+        if !roster.is_member(membership(world, *node).identity()) {
+            continue;
+        }
+        let lapsed = fates.iter().filter(|(identity, fate)| fate.lapsed && roster.is_member(identity));
+        found.extend(lapsed.map(|(identity, _)| format!("{node:?} still has {identity:?}, which ended")));
     }
 }
 

@@ -132,7 +132,7 @@ pub(super) fn announced(membership: &Membership, identity: &IdentityKey) -> Opti
 
 fn wish(names: String, address: u32, clock: u64) -> Wish {
     let address = Ipv4Addr::from(address);
-    Wish { names, address, uses: 1, ephemeral: None, replaces: None, not_after: clock + 3600 }
+    Wish { names, address, uses: 1, ephemeral: None, replaces: None, force: false, not_after: clock + 3600 }
 }
 
 /// What is on the disks of `members`, which were all let in by the first.

@@ -51,6 +51,14 @@ pub struct Faults {
     pub loss: usize,
 }
 
+/// A session with what runs on another machine.
+#[derive(Debug)]
+struct Session {
+    with: IdentityKey,
+    /// Since when nothing came.
+    silent: Option<Instant>,
+}
+
 /// A machine.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -59,14 +67,25 @@ pub(super) struct Machine {
     pub(super) saved: Option<Saved>,
     /// Rises when the process starts: what was under way to the old one is lost.
     incarnation: u64,
-    /// Sessions, and since when nothing came.
-    sessions: BTreeMap<NodeId, Option<Instant>>,
+    sessions: BTreeMap<NodeId, Session>,
     /// Which part of a split network it is in.
     pub(super) part: usize,
     /// What its clock shows, if not the truth.
     pub(super) clock: Option<u64>,
+    /// Whether what runs here is a copy of another machine.
+    pub(super) is_clone: bool,
     wake: Option<Instant>,
     dirty: bool,
+    /// The last request that it answered since it started.
+    answered: Option<Vec<u8>>,
+}
+
+impl Machine {
+    /// Who runs here, or ran.
+    pub(super) fn identity(&self) -> Option<IdentityKey> {
+        let running = self.membership.as_ref().map(|membership| *membership.identity());
+        running.or_else(|| self.saved.as_ref().map(|saved| saved.settled.identity()))
+    }
 }
 
 #[derive(Debug)]
@@ -86,7 +105,8 @@ pub struct World {
     now: Instant,
     pub(super) random: Random,
     pub(super) machines: Vec<Machine>,
-    by_identity: BTreeMap<IdentityKey, NodeId>,
+    /// Where each identity runs or ran: on one machine, unless somebody has cloned it.
+    by_identity: BTreeMap<IdentityKey, Vec<NodeId>>,
     /// Which WireGuard key each identity really has.
     pub(super) honest: BTreeMap<IdentityKey, PublicKey>,
     agenda: BTreeMap<(Instant, u64), Happening>,
@@ -157,8 +177,10 @@ impl World {
             sessions: BTreeMap::new(),
             part: 0,
             clock: None,
+            is_clone: false,
             wake: None,
             dirty: false,
+            answered: None,
         });
         NodeId(self.machines.len() - 1)
     }
@@ -216,7 +238,7 @@ impl World {
         let profile = Profile { identity, name, routes: vec![], announcement };
         let seed = draw_seed(&mut self.random);
         let membership = Membership::join(join, profile, seed, self.time(node), &ModelCrypto);
-        self.by_identity.insert(key, node);
+        self.by_identity.insert(key, vec![node]);
         self.honest.insert(key, wireguard);
         self.machines[node.0].saved = None;
         self.boot(node, membership.expect("a valid token and name"));
@@ -232,6 +254,7 @@ impl World {
         machine.sessions.clear();
         machine.incarnation += 1;
         machine.wake = None;
+        machine.answered = None;
     }
 
     /// The process starts again from what is on disk.
@@ -243,10 +266,38 @@ impl World {
         self.resume(node, saved);
     }
 
+    /// Starts a copy of `original` on `copy`, from what is on its disk. The other end of a session is one machine: whoever
+    /// has one with the original does not have one with the copy.
+    pub fn clone_machine(&mut self, original: NodeId, copy: NodeId) -> bool {
+        let running = self.machines[original.0].membership.as_ref().and_then(Membership::saved);
+        let Some(saved) = running.or_else(|| self.machines[original.0].saved.clone()) else { return false };
+        self.stop(copy);
+        self.machines[copy.0].is_clone = true;
+        self.resume(copy, saved);
+        true
+    }
+
+    /// Takes the copy away that runs on a machine.
+    pub fn end_clone(&mut self, copy: NodeId) {
+        self.stop(copy);
+        let machine = &mut self.machines[copy.0];
+        (machine.is_clone, machine.saved) = (false, None);
+    }
+
+    /// Whether `node` has a session with another machine of the identity that runs on `peer`.
+    fn knows_twin(&self, node: NodeId, peer: NodeId) -> bool {
+        let identity = self.identity(peer);
+        let mut others = self.machines[node.0].sessions.iter().filter(|(other, _)| **other != peer);
+        others.any(|(_, session)| Some(session.with) == identity)
+    }
+
     /// Starts a machine from `saved`.
     pub(super) fn resume(&mut self, node: NodeId, saved: Saved) {
         let key = saved.settled.identity();
-        self.by_identity.insert(key, node);
+        let places = self.by_identity.entry(key).or_default();
+        if !places.contains(&node) {
+            places.push(node);
+        }
         self.honest.insert(key, saved.announcement.wireguard);
         let instance = self.random.bits().to_le_bytes();
         let seed = draw_seed(&mut self.random);
@@ -273,8 +324,8 @@ impl World {
 
     /// Hands a record to a node as if a peer had said it in a session. Whether there is such a peer.
     pub fn inject(&mut self, to: NodeId, payload: &[u8]) -> bool {
-        let sender = self.machines[to.0].sessions.keys().next().copied();
-        let Some(identity) = sender.and_then(|sender| self.identity(sender)) else { return false };
+        let session = self.machines[to.0].sessions.values().next();
+        let Some(identity) = session.map(|session| session.with) else { return false };
         self.with(to, |membership, now| membership.handle_control(identity, payload, now)).is_some()
     }
 
@@ -283,6 +334,11 @@ impl World {
         self.with(to, |membership, now| membership.handle_hello(datagram, Via::Unicast, now))
             .flatten()
             .is_some()
+    }
+
+    /// The last request that a node answered.
+    pub fn answered(&self, node: NodeId) -> Option<&[u8]> {
+        self.machines[node.0].answered.as_deref()
     }
 
     /// Takes an item to a node, as its owner would.
@@ -384,6 +440,7 @@ impl World {
                         .with(to, |membership, now| membership.handle_hello(&datagram, via, now))
                         .flatten();
                     if let Some(reply) = reply {
+                        self.machines[to.0].answered = Some(datagram);
                         *self.replies.entry(from).or_default() += 1;
                         self.send_hello(to, from, reply, Via::Unicast);
                     }
@@ -411,7 +468,8 @@ impl World {
                 }
             }
             Happening::Session(a, one, b, two) => {
-                if self.is_running(a, one) && self.is_running(b, two) && self.mutual(a, b) {
+                let is_on = self.is_running(a, one) && self.is_running(b, two) && self.mutual(a, b);
+                if is_on && !self.knows_twin(a, b) && !self.knows_twin(b, a) {
                     self.begin(a, b);
                     self.begin(b, a);
                 }
@@ -421,15 +479,21 @@ impl World {
 
     fn control(&mut self, from: NodeId, to: NodeId, payload: &[u8]) {
         let Some(identity) = self.identity(from) else { return };
-        if let Some(silent) = self.machines[to.0].sessions.get_mut(&from) {
-            *silent = None;
+        let session = self.machines[to.0].sessions.get_mut(&from);
+        if let Some(session) = session.filter(|session| session.with == identity) {
+            session.silent = None;
             self.with(to, |membership, now| membership.handle_control(identity, payload, now));
         }
     }
 
     fn begin(&mut self, node: NodeId, with: NodeId) {
         let Some(identity) = self.identity(with) else { return };
-        self.machines[node.0].sessions.insert(with, None);
+        let session = Session { with: identity, silent: None };
+        let before = self.machines[node.0].sessions.insert(with, session);
+        // Another one runs there now.
+        if let Some(before) = before.filter(|before| before.with != identity) {
+            self.with(node, |membership, _| membership.session_ended(&before.with));
+        }
         self.with(node, |membership, now| membership.session_began(identity, now));
     }
 
@@ -438,7 +502,9 @@ impl World {
         let wanted = self.machines[node.0].membership.as_mut().map(Membership::wanted).unwrap_or_default();
         let missing: Vec<_> = wanted
             .iter()
-            .filter_map(|identity| self.by_identity.get(identity).copied())
+            .filter_map(|identity| self.by_identity.get(identity))
+            .flatten()
+            .copied()
             .filter(|peer| !self.machines[node.0].sessions.contains_key(peer))
             .collect();
         for peer in missing {
@@ -453,27 +519,28 @@ impl World {
         let sessions: Vec<_> = self.machines[node.0].sessions.keys().copied().collect();
         for peer in sessions {
             // Keepalives come in a live session; the other end has it, too.
-            let is_alive = self.mutual(node, peer) && self.machines[peer.0].sessions.contains_key(&node);
-            let silent = self.machines[node.0].sessions.entry(peer).or_default();
-            let since = *silent.get_or_insert(now);
+            let is_alive = self.mutual(node, peer) && self.have_session(node, peer);
+            let Some(session) = self.machines[node.0].sessions.get_mut(&peer) else { continue };
+            let (with, since) = (session.with, *session.silent.get_or_insert(now));
             if is_alive {
-                *silent = None;
+                session.silent = None;
             } else if now - since >= SILENCE {
                 self.machines[node.0].sessions.remove(&peer);
-                let ended: Vec<_> = self
-                    .by_identity
-                    .iter()
-                    .filter(|(_, at)| **at == peer)
-                    .map(|(identity, _)| *identity)
-                    .collect();
-                self.with(node, |membership, _| {
-                    ended.iter().for_each(|identity| membership.session_ended(identity));
-                });
+                self.with(node, |membership, _| membership.session_ended(&with));
             } else if self.mutual(node, peer) {
                 // The other end was restarted.
                 self.shake_hands(node, peer);
             }
         }
+    }
+
+    /// Whether each of two takes the other for who it is.
+    fn have_session(&self, a: NodeId, b: NodeId) -> bool {
+        let has = |node: NodeId, peer: NodeId| {
+            let session = self.machines[node.0].sessions.get(&peer);
+            session.is_some_and(|session| Some(session.with) == self.identity(peer))
+        };
+        has(a, b) && has(b, a)
     }
 
     fn shake_hands(&mut self, node: NodeId, peer: NodeId) {
@@ -548,8 +615,12 @@ impl World {
     fn send_control(&mut self, from: NodeId, to: IdentityKey, payload: Vec<u8>) {
         self.control_messages += 1;
         self.control_bytes += payload.len() as u64;
-        let Some(to) = self.by_identity.get(&to).copied() else { return };
-        if !self.machines[from.0].sessions.contains_key(&to) || self.is_lost() {
+        let sessions = &self.machines[from.0].sessions;
+        let Some(to) = sessions.iter().find(|(_, session)| session.with == to).map(|(place, _)| *place)
+        else {
+            return;
+        };
+        if self.is_lost() {
             return;
         }
         let (sender, receiver) = (self.machines[from.0].incarnation, self.machines[to.0].incarnation);
