@@ -156,7 +156,7 @@ const LIBRARY: &str = "pub mod members;\npub mod random;\n";
 #[derive(Debug, Parser)]
 struct Args {
     /// Within how many histories each is to be found
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 1000)]
     histories: u64,
     /// The first seed
     #[arg(long, default_value_t = 0)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ichor_mesh::membership::Membership;
 use ichor_mesh::record::tombstone::End;
-use ichor_mesh::record::{IdentityKey, RecordId};
+use ichor_mesh::record::{IdentityKey, OwnerKey, RecordId};
 use ichor_mesh::roster::{Settled, Status};
 
 use super::world::{NodeId, World};
@@ -281,6 +281,18 @@ fn sound_roster(world: &World, node: NodeId, found: &mut Vec<String>) {
         let address = addresses.insert(settled.member.member.address, identity);
         for other in [name, address].into_iter().flatten() {
             found.push(format!("{node:?} has installed {identity:?} and {other:?} in one place"));
+        }
+    }
+    for item in roster.tombstones() {
+        let ended = match item.tombstone.end {
+            End::Revoked { identity, .. } => {
+                roster.owners().may_have_revoked(&OwnerKey(item.signer)).then_some(identity)
+            }
+            End::Left { identity, .. } => Some(identity),
+            End::Token(_) | End::Expired { .. } => None,
+        };
+        if let Some(identity) = ended.filter(|identity| roster.is_member(identity)) {
+            found.push(format!("{node:?} still has {identity:?}, which was ended"));
         }
     }
     for (heir, _) in roster.statuses() {

@@ -189,14 +189,18 @@ impl History {
                 let Some(Status::Conflict { with }) = roster.status(identity) else { continue };
                 // Owners rename, and what one did may count no more when its key turns out to be stolen.
                 let is_called = |identity| roster.settled(identity).is_some_and(|it| roster.name(it) == name);
+                // Who is ephemeral may have been let go in between.
+                let is_ephemeral =
+                    roster.settled(identity).is_some_and(|it| it.grant.grant.ephemeral.is_some());
                 let was_ended =
                     roster.tombstones().any(|item| item.tombstone.end.identity() == Some(*identity));
-                let was_renamed = || {
-                    let mut items = roster.items();
-                    items.any(|item| matches!(item, Item::Rename(item) if item.rename.member == *with))
+                let is_about_them = |item: Item| match item {
+                    Item::Rename(item) => [identity, with].contains(&&item.rename.member),
+                    _ => false,
                 };
+                let was_renamed = || roster.items().any(is_about_them);
                 let comes_along = !before.contains_key(with) && is_called(with) && !was_renamed();
-                if is_called(identity) && comes_along && !was_ended {
+                if is_called(identity) && comes_along && !was_ended && !is_ephemeral {
                     self.found.push(format!("{node:?} put {with:?} in the place of {identity:?}"));
                 }
             }
