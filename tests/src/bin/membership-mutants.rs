@@ -71,12 +71,6 @@ const MUTANTS: &[Mutant] = &[
         to: "(!was_installed, alone, alone && !was_installed, settled.rank())",
     },
     Mutant {
-        name: "an ephemeral member that is back stays away",
-        file: RESOLVE,
-        from: "if self.heard(&identity) != sequence {",
-        to: "if false && self.heard(&identity) != sequence {",
-    },
-    Mutant {
         name: "an announcement counts by its hash, not by its sequence",
         file: RULES,
         from: "let key = |item: &SignedAnnouncement| (item.announcement.sequence, item.envelope.id());",
