@@ -8,7 +8,7 @@ use ichor_lab::{Family, LabError, Node};
 use ichor_tests::outgoing::{Counting, Sent};
 use ichord::status::Status;
 
-use crate::network::{NAMES, assert_whole, endpoint, tell, until_status_in, until_whole, with_network};
+use crate::network::{NAMES, assert_whole, tell, until_status_in, until_whole, with_network};
 
 /// Where nodes look for each other on their segment.
 const GROUPS: [&str; 2] = ["239.255.73.67:51840", "[ff12::6963:686f]:51840"];
