@@ -195,7 +195,11 @@ impl History {
                 let was_ended =
                     roster.tombstones().any(|item| item.tombstone.end.identity() == Some(*identity));
                 let is_about_them = |item: Item| match item {
-                    Item::Rename(item) => [identity, with].contains(&&item.rename.member),
+                    Item::Rename(item) => {
+                        let renamed = roster.settled(&item.rename.member);
+                        let had_the_name = renamed.is_some_and(|it| it.member.member.name == *name);
+                        had_the_name || [identity, with].contains(&&item.rename.member)
+                    }
                     _ => false,
                 };
                 let was_renamed = || roster.items().any(is_about_them);
