@@ -29,6 +29,7 @@ mod patches;
 pub mod plan;
 pub mod read;
 pub mod schematic;
+mod seen;
 pub mod service;
 pub mod token;
 pub mod version;

@@ -15,7 +15,7 @@ use serde::Serialize;
 pub use bytes::bytes;
 pub use escape::{escape, escape_lines};
 pub use table::Table;
-pub use time::{age, rfc3339};
+pub use time::{age, date, rfc3339, timestamp};
 
 /// In which form data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

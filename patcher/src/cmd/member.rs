@@ -1,7 +1,6 @@
 //! `member`: who is in a network, and the end of a membership.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ichor_mesh::crypto::RealCrypto;
@@ -12,16 +11,16 @@ use ichor_mesh::record::owner::Rename as Renaming;
 use ichor_mesh::record::tombstone::End;
 use ichor_mesh::roster::Item;
 use ipnet::IpNet;
-use prost_types::Timestamp;
 use serde::Serialize;
 
 use super::connection::Connection;
 use super::mesh_folder::Which;
-use super::operation::{At, now};
-use crate::daemon_status::{self, Conflict, DaemonStatus};
+use super::operation::{At, confirm, now};
+use super::seen::Seen;
+use crate::daemon_status::{Conflict, DaemonStatus};
 use crate::exit::{Exit, Refusal, UsageError};
-use crate::output::{Format, Output, note, rfc3339};
-use crate::owner::folder::{self, Mesh, OpenBook};
+use crate::output::{Format, Output, date, note};
+use crate::owner::folder::{self, OpenBook};
 
 /// Flags of `member`.
 #[derive(Args, Debug)]
@@ -58,14 +57,6 @@ enum MemberCommand {
     /// Its IPv4 address stays. Its IPv6 address follows the name, so certificates and configs that hold it must be renewed.
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 member rename w-7 gateway --yes")]
     Rename(Rename),
-}
-
-/// Where the members are known from.
-#[derive(Args, Debug)]
-struct Seen {
-    /// The output of `ichord status` on any member (- is standard input), in place of asking a node
-    #[arg(long, value_name = "FILE")]
-    status: Option<PathBuf>,
 }
 
 /// Flags of `member list`.
@@ -198,35 +189,6 @@ impl MemberArgs {
     }
 }
 
-impl Seen {
-    async fn status(&self, connection: &Connection, command: &str) -> anyhow::Result<DaemonStatus> {
-        match &self.status {
-            Some(path) => daemon_status::from_file(path),
-            None => daemon_status::read(&connection.session()?.single(command)?).await,
-        }
-    }
-}
-
-impl Seen {
-    /// The same, of a node in `mesh`.
-    async fn of_mesh(
-        &self,
-        mesh: &Mesh,
-        connection: &Connection,
-        command: &str,
-    ) -> anyhow::Result<DaemonStatus> {
-        let status = self.status(connection, command).await?;
-        let (network, seen_in) = (mesh.network().to_string(), status.network.as_ref());
-        if seen_in.is_none_or(|seen_in| seen_in.id != network) {
-            return Err(UsageError(format!(
-                "that node is not in network {network}; say which mesh is meant: --mesh"
-            ))
-            .into());
-        }
-        Ok(status)
-    }
-}
-
 impl List {
     async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
         let status = self.seen.status(connection, "member list").await?;
@@ -347,7 +309,7 @@ impl Show {
                 row.addresses.join(", "),
                 or_none(row.endpoint.map(|endpoint| endpoint.to_string())),
                 row.state,
-                or_none(row.since.map(time)),
+                or_none(row.since.map(date)),
                 or_none(row.rtt_micros.map(milliseconds)),
                 or_none(row.version.clone()),
                 row.identity,
@@ -433,13 +395,6 @@ impl Rename {
     }
 }
 
-fn confirm(yes: bool, what: impl FnOnce() -> String) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    Err(Refusal { reason: what(), advice: Some("the same command with --yes does it".to_owned()) }.into())
-}
-
 /// Where members are seen.
 fn seen_at(status: &DaemonStatus) -> Vec<SocketAddr> {
     status.peers.iter().filter_map(|peer| peer.endpoint).collect()
@@ -496,8 +451,4 @@ fn used_token(status: &DaemonStatus, token: &str) -> anyhow::Result<String> {
 
 pub(super) fn milliseconds(micros: u64) -> String {
     format!("{}.{:02} ms", micros / 1000, micros % 1000 / 10)
-}
-
-fn time(seconds: u64) -> String {
-    rfc3339(Some(&Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }))
 }

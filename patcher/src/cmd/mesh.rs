@@ -17,7 +17,7 @@ use super::mesh_backup::{Backup, Restore};
 use super::mesh_folder::Which;
 use super::mesh_hosts::Hosts;
 use super::mesh_status::MeshStatus;
-use crate::daemon_status;
+use super::seen::Seen;
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::output::{Format, Output, note};
 use crate::owner::address::{Claim, conflict, propose, usual_claims};
@@ -70,9 +70,8 @@ enum MeshCommand {
 struct Sync {
     #[command(flatten)]
     which: Which,
-    /// The output of `ichord status` on any member (- is standard input), in place of asking a node
-    #[arg(long, value_name = "FILE")]
-    status: Option<PathBuf>,
+    #[command(flatten)]
+    seen: Seen,
 }
 
 /// Flags of `mesh init`.
@@ -134,14 +133,8 @@ impl MeshArgs {
 impl Sync {
     async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
         let mesh = folder::open(&self.which.folder()?)?;
-        let status = match &self.status {
-            Some(path) => daemon_status::from_file(path)?,
-            None => daemon_status::read(&connection.session()?.single("mesh sync")?).await?,
-        };
+        let status = self.seen.of_mesh(&mesh, connection, "mesh sync").await?;
         let network = status.network.unwrap_or_default();
-        if network.id != mesh.network().to_string() {
-            return Err(UsageError(format!("that node is not in network {}", mesh.network())).into());
-        }
         let hello = network.hello_key.as_deref().and_then(|text| text.parse::<RecordId>().ok());
         let sum = network.tombstones.as_deref().and_then(|text| u64::from_str_radix(text, 16).ok());
         let (Some(hello), Some(tombstones)) = (hello, sum) else {

@@ -1,21 +1,19 @@
 //! `mesh hosts`: the names of all members where no DNS is needed, as machine configs or files hold them.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 
 use super::connection::Connection;
 use super::member::{Row, rows};
-use crate::daemon_status::{self, DaemonStatus};
+use super::seen::Seen;
+use crate::daemon_status::DaemonStatus;
 use crate::exit::{Exit, UsageError};
 use crate::output::{Format, Output};
 
 /// Flags of `mesh hosts`.
 #[derive(Args, Debug)]
 pub(super) struct Hosts {
-    /// The output of `ichord status` on any member (- is standard input), in place of asking a node
-    #[arg(long, value_name = "FILE")]
-    status: Option<PathBuf>,
+    #[command(flatten)]
+    seen: Seen,
     /// What it is for
     #[arg(long, value_enum, default_value_t)]
     form: Form,
@@ -38,10 +36,7 @@ enum Form {
 
 impl Hosts {
     pub(super) async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
-        let status = match &self.status {
-            Some(path) => daemon_status::from_file(path)?,
-            None => daemon_status::read(&connection.session()?.single("mesh hosts")?).await?,
-        };
+        let status = self.seen.status(connection, "mesh hosts").await?;
         Output::new(Format::Text).raw(self.text(&status)?.as_bytes())?;
         Ok(Exit::Done)
     }
@@ -103,8 +98,9 @@ mod tests {
 
     #[test]
     fn members_are_written_as_each_place_wants_them() {
-        let text =
-            |form| Hosts { status: None, form, zone: Some("home.".to_owned()) }.text(&status()).unwrap();
+        let text = |form| {
+            Hosts { seen: Seen::default(), form, zone: Some("home.".to_owned()) }.text(&status()).unwrap()
+        };
         assert_eq!(text(Form::Hosts), "10.213.0.1 a a.home\nfd00::1 a a.home\n");
         let talos = "---\napiVersion: v1alpha1\nkind: StaticHostConfig\nname: \"10.213.0.1\"\nhostnames:\n  - a\n  - a.home\n";
         assert!(text(Form::Talos).starts_with(talos), "{}", text(Form::Talos));
@@ -114,7 +110,7 @@ mod tests {
 
     #[test]
     fn who_is_no_member_has_no_names() {
-        let hosts = Hosts { status: None, form: Form::Hosts, zone: None };
+        let hosts = Hosts { seen: Seen::default(), form: Form::Hosts, zone: None };
         assert!(hosts.text(&DaemonStatus::default()).is_err());
     }
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use prost_types::Timestamp;
 use serde::Serialize;
 
 use super::connection::Connection;
@@ -13,7 +12,7 @@ use super::fleet::Failures;
 use super::member;
 use crate::daemon_status::{self, DaemonStatus};
 use crate::exit::Exit;
-use crate::output::{Format, Output, age, escape_lines};
+use crate::output::{Format, Output, age, escape_lines, timestamp};
 
 /// Wait between two rounds of `--watch`.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -168,10 +167,6 @@ fn cells(node: &Node, member: &member::Row) -> [String; 8] {
         since.unwrap_or_default(),
         member.state.to_owned(),
     ]
-}
-
-fn timestamp(seconds: u64) -> Timestamp {
-    Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
 }
 
 fn read(path: &Path) -> anyhow::Result<Node> {

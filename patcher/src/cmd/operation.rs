@@ -9,7 +9,7 @@ use ichor_mesh::record::RecordId;
 use ichor_mesh::record::tombstone::{End, Tombstone};
 use ichor_mesh::roster::Item;
 
-use crate::exit::{Unproven, UsageError};
+use crate::exit::{Refusal, Unproven, UsageError};
 use crate::output::note;
 use crate::owner::act::{ActError, act};
 use crate::owner::folder::Mesh;
@@ -58,6 +58,14 @@ impl At {
     pub(super) async fn revoke_token(&self, mesh: &Mesh, grant: RecordId) -> anyhow::Result<()> {
         self.revoke(mesh, End::Token(grant), &[]).await
     }
+}
+
+/// Refuses what was not meant.
+pub(super) fn confirm(yes: bool, what: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    Err(Refusal { reason: what(), advice: Some("the same command with --yes does it".to_owned()) }.into())
 }
 
 /// Seconds since the Unix epoch.

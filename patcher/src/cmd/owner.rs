@@ -16,7 +16,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 
 use super::mesh_folder::Which;
-use super::operation::At;
+use super::operation::{At, confirm};
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::files::read_bounded;
 use crate::output::{Format, Output, note};
@@ -264,9 +264,7 @@ impl Remove {
             return Err(UsageError(text).into());
         };
         let target = target.owner.key;
-        if !self.yes {
-            return Err(confirm(format!("owner {target} would not decide about members any more")));
-        }
+        confirm(self.yes, || format!("owner {target} would not decide about members any more"))?;
         let others = self.sign_with.iter().map(|path| folder::read_key(path));
         let others: Vec<Secret> = others.collect::<Result<_, _>>()?;
         let change = OwnerChange::Remove { owner: target, void: self.stolen };
@@ -290,9 +288,7 @@ impl Rotate {
     async fn run(self) -> anyhow::Result<Exit> {
         let path = self.which.folder()?;
         let mesh = folder::open(&path)?;
-        if !self.yes {
-            return Err(confirm("this key would be replaced by a new one".to_owned()));
-        }
+        confirm(self.yes, || "this key would be replaced by a new one".to_owned())?;
         let next = folder::next_key(&path)?;
         let change = OwnerChange::Rotate(mint::owner_key(&next));
         tell(&mesh, &self.at, &change, std::slice::from_ref(&next)).await?;
@@ -304,10 +300,6 @@ impl Rotate {
         ));
         Ok(Exit::Done)
     }
-}
-
-fn confirm(what: String) -> anyhow::Error {
-    Refusal { reason: what, advice: Some("the same command with --yes does it".to_owned()) }.into()
 }
 
 /// Signs a change, hands it in, and writes it down once a member has taken it.

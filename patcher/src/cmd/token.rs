@@ -13,7 +13,6 @@ use ichor_mesh::record::grant::Grant;
 use ichor_mesh::record::name::{Name, NamePattern, Role};
 use ichor_mesh::record::{NetworkId, RecordId, TokenKey};
 use ipnet::{IpNet, Ipv4Net};
-use prost_types::Timestamp;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -22,7 +21,7 @@ use super::operation::{At, now};
 use crate::duration;
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::extension;
-use crate::output::{Format, Output, note, rfc3339};
+use crate::output::{Format, Output, date, note};
 use crate::owner::address::next_free;
 use crate::owner::folder::{self, Entry, Mesh, OpenBook};
 use crate::owner::mint::{self, Way};
@@ -293,7 +292,7 @@ impl Create {
                 entry.names,
                 entry.role,
                 short(&entry.addresses),
-                time(entry.not_after)
+                date(entry.not_after)
             ));
             if is_first {
                 note("it may begin the network: give it to the first node");
@@ -365,7 +364,7 @@ impl List {
                 entry.site.clone(),
                 short(&entry.addresses),
                 entry.uses.to_string(),
-                time(entry.not_after),
+                date(entry.not_after),
                 entry.id.chars().take(16).collect(),
             ]
         })?;
@@ -443,7 +442,7 @@ fn describe(shown: &Shown) -> String {
         short(&entry.addresses),
         list(entry.routes.iter().map(ToString::to_string).collect()),
         entry.uses,
-        time(entry.not_after),
+        date(entry.not_after),
         if *expired { ", expired" } else { "" },
         entry.ephemeral.map_or_else(|| "no".to_owned(), |seconds| format!("after {seconds} s")),
         entry.replaces.as_deref().unwrap_or("nothing"),
@@ -475,10 +474,6 @@ fn short(net: &Ipv4Net) -> String {
     if net.prefix_len() == 32 { net.addr().to_string() } else { net.to_string() }
 }
 
-fn time(seconds: u64) -> String {
-    rfc3339(Some(&Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }))
-}
-
 fn parse_pool(text: &str) -> Result<NamePattern, String> {
     match text.parse() {
         Ok(pattern @ NamePattern::Pool { .. }) => Ok(pattern),
@@ -488,14 +483,5 @@ fn parse_pool(text: &str) -> Result<NamePattern, String> {
 }
 
 fn parse_record(text: &str) -> Result<RecordId, String> {
-    let wrong = || "not the id of an incarnation: expected 64 hexadecimal digits".to_owned();
-    let mut id = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return Err(wrong());
-    }
-    for (index, byte) in id.iter_mut().enumerate() {
-        let digits = text.get(index * 2..index * 2 + 2).ok_or_else(wrong)?;
-        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-    }
-    Ok(RecordId(id))
+    text.parse().map_err(|error| format!("not the id of an incarnation: {error}"))
 }

@@ -14,6 +14,16 @@ pub fn rfc3339(timestamp: Option<&Timestamp>) -> String {
     moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
+/// Seconds since the Unix epoch as RFC 3339.
+pub fn date(seconds: u64) -> String {
+    rfc3339(Some(&timestamp(seconds)))
+}
+
+/// Seconds since the Unix epoch as a timestamp.
+pub fn timestamp(seconds: u64) -> Timestamp {
+    Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
+}
+
 /// How long ago a timestamp was, as `1h2m3s`. The future counts as now.
 pub fn age(timestamp: Option<&Timestamp>, now: SystemTime) -> String {
     let then = timestamp.and_then(|timestamp| SystemTime::try_from(*timestamp).ok());
