@@ -8,6 +8,7 @@ pub mod config_gen;
 pub mod extension;
 pub mod go;
 pub mod members;
+pub mod mutants;
 pub mod netns;
 pub mod oracle;
 pub mod outgoing;

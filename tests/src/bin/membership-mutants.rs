@@ -10,21 +10,12 @@
 //! wrong rule costs seconds and not minutes.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::Parser;
-
-/// A wrong rule.
-struct Mutant {
-    /// What it does.
-    name: &'static str,
-    file: &'static str,
-    from: &'static str,
-    to: &'static str,
-}
+use ichor_tests::mutants::{Copy, Mutant, write_if_new};
 
 const RESOLVE: &str = "extension/mesh/src/roster/resolve.rs";
 const RULES: &str = "extension/mesh/src/roster/rules.rs";
@@ -159,54 +150,14 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are below the root")?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), PathBuf::from)
-        .join("membership-mutants");
-    let (copy, package) = (target.join("tree"), target.join("package"));
-    copy_tracked(root, &copy)?;
-    write_package(&copy, &package)?;
-    let mut out = io::stdout().lock();
-    let found = play(&package, &target, &args).context("the membership as it is")?;
-    ensure!(found.is_none(), "the membership as it is must end well, but history {found:?} does not");
-    writeln!(out, "{:5} histories end well: the membership as it is", args.histories)?;
-    let mut missed = 0;
-    for mutant in MUTANTS {
-        let path = copy.join(mutant.file);
-        let text = fs::read_to_string(&path)?;
-        let count = text.matches(mutant.from).count();
-        ensure!(count == 1, "{}: the rule stands {count} times in {}", mutant.name, mutant.file);
-        fs::write(&path, text.replace(mutant.from, mutant.to))?;
-        let found = play(&package, &target, &args).with_context(|| mutant.name);
-        fs::write(&path, text)?;
-        match found? {
-            Some(count) => writeln!(out, "{count:5} histories until it is found: {}", mutant.name)?,
-            None => {
-                missed += 1;
-                writeln!(out, "not found in {} histories: {}", args.histories, mutant.name)?;
-            }
-        }
-        out.flush()?;
-    }
-    writeln!(out, "{} of {} wrong rules were noticed", MUTANTS.len() - missed, MUTANTS.len())?;
-    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Makes `to` the tracked files of `from`. What is the same already keeps its time, so that little is built anew.
-fn copy_tracked(from: &Path, to: &Path) -> Result<()> {
-    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(from).output()?;
-    ensure!(listed.status.success(), "git ls-files failed in {}", from.display());
-    let names = String::from_utf8(listed.stdout)?;
-    for name in names.split_terminator('\0') {
-        let (source, copy) = (from.join(name), to.join(name));
-        let content = match fs::read(&source) {
-            // Taken out, but not committed yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            content => content.with_context(|| format!("failed to read {}", source.display()))?,
-        };
-        write_if_new(&copy, &content)?;
-    }
-    Ok(())
+    let copy = Copy::new("membership-mutants")?;
+    let package = copy.target.join("package");
+    write_package(&copy.tree, &package)?;
+    let passed = format!("{:5} histories end well", args.histories);
+    copy.plant(MUTANTS, &passed, |copy| {
+        let found = play(&package, &copy.target, &args)?;
+        Ok(found.map(|count| format!("{count:5} histories until it is found")))
+    })
 }
 
 /// Writes the package around the files of the simulation in `tree`.
@@ -231,14 +182,6 @@ fn write_package(tree: &Path, package: &Path) -> Result<()> {
         fs::copy(tree.join("Cargo.lock"), package.join("Cargo.lock"))?;
     }
     Ok(())
-}
-
-fn write_if_new(path: &Path, content: &[u8]) -> Result<()> {
-    if fs::read(path).is_ok_and(|there| there == content) {
-        return Ok(());
-    }
-    fs::create_dir_all(path.parent().unwrap_or(path))?;
-    fs::write(path, content).with_context(|| format!("failed to write {}", path.display()))
 }
 
 /// Plays histories with the source in the copy: after how many the first ended badly.

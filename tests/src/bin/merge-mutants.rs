@@ -5,22 +5,12 @@
 //! the same program, pairs and judge as always. The unchanged copy must agree in all pairs first. A text that is not
 //! there exactly once, a copy that does not build, or a comparison that ends without a count is an error and no catch.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::Parser;
-
-/// A wrong rule.
-struct Mutant {
-    /// What it does.
-    name: &'static str,
-    file: &'static str,
-    from: &'static str,
-    to: &'static str,
-}
+use ichor_tests::mutants::{Copy, Mutant};
 
 const MERGE: &str = "patcher/src/patch/merge.rs";
 
@@ -78,52 +68,11 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are below the root")?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), PathBuf::from)
-        .join("mutants");
-    let copy = target.join("tree");
-    copy_tracked(root, &copy)?;
-    let mut out = io::stdout().lock();
-    let different = compare(&copy, &args).context("the engine as it is")?;
-    writeln!(out, "{different:5} of {} pairs differ: the engine as it is", args.pairs)?;
-    ensure!(different == 0, "the comparison must agree before anything is planted");
-    let mut missed = 0;
-    for mutant in MUTANTS {
-        let path = copy.join(mutant.file);
-        let text = fs::read_to_string(&path)?;
-        let count = text.matches(mutant.from).count();
-        ensure!(count == 1, "{}: the rule stands {count} times in {}", mutant.name, mutant.file);
-        fs::write(&path, text.replace(mutant.from, mutant.to))?;
-        let different = compare(&copy, &args).with_context(|| mutant.name);
-        fs::write(&path, text)?;
-        let different = different?;
-        missed += usize::from(different == 0);
-        writeln!(out, "{different:5} of {} pairs differ: {}", args.pairs, mutant.name)?;
-    }
-    writeln!(out, "{} of {} wrong rules were noticed", MUTANTS.len() - missed, MUTANTS.len())?;
-    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Makes `to` the tracked files of `from`. What is the same already keeps its time, so that little is built anew.
-fn copy_tracked(from: &Path, to: &Path) -> Result<()> {
-    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(from).output()?;
-    ensure!(listed.status.success(), "git ls-files failed in {}", from.display());
-    let names = String::from_utf8(listed.stdout)?;
-    for name in names.split_terminator('\0') {
-        let (source, copy) = (from.join(name), to.join(name));
-        let content = match fs::read(&source) {
-            // Taken out, but not committed yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            content => content.with_context(|| format!("failed to read {}", source.display()))?,
-        };
-        if fs::read(&copy).is_ok_and(|there| there == content) {
-            continue;
-        }
-        fs::create_dir_all(copy.parent().unwrap_or(to))?;
-        fs::write(&copy, content).with_context(|| format!("failed to write {}", copy.display()))?;
-    }
-    Ok(())
+    let passed = format!("all of {} pairs agree", args.pairs);
+    Copy::new("mutants")?.plant(MUTANTS, &passed, |copy| {
+        let different = compare(&copy.tree, &args)?;
+        Ok((different > 0).then(|| format!("{different:5} of {} pairs differ", args.pairs)))
+    })
 }
 
 /// How many pairs come out differently with the source in `tree`.

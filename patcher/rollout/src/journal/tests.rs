@@ -1,0 +1,71 @@
+use super::*;
+
+fn entries() -> Vec<Entry> {
+    let at = Duration::from_secs(7);
+    let begin = Entry::Begin {
+        at,
+        node: "cp-1".into(),
+        work: Digest(5),
+        call: "reboot".into(),
+        boot: Some("a".into()),
+        anew: true,
+    };
+    let end = Entry::End {
+        at,
+        node: "cp-1".into(),
+        call: "reboot".into(),
+        outcome: Ended::Unknown,
+        why: Some("x".into()),
+    };
+    vec![
+        Entry::Run { at, goal: Digest(1) },
+        begin,
+        end,
+        Entry::Stop { at, why: "y".into() },
+        Entry::Finish { at },
+    ]
+}
+
+fn text() -> String {
+    entries().iter().map(|entry| encode(entry).unwrap()).collect()
+}
+
+#[test]
+fn what_is_written_is_read() {
+    assert_eq!(decode(text().as_bytes()).unwrap(), entries());
+    assert_eq!(decode(b"").unwrap(), []);
+}
+
+#[test]
+fn a_torn_last_line_is_left_out_wherever_it_was_torn() {
+    let text = text();
+    let start = text.trim_end().rfind('\n').unwrap() + 1;
+    for end in start..text.len() {
+        let torn = &text.as_bytes()[..end];
+        assert_eq!(decode(torn).unwrap(), entries()[..4], "torn at {end}");
+        assert_eq!(whole_len(torn), start);
+    }
+    assert_eq!(whole_len(text.as_bytes()), text.len());
+}
+
+#[test]
+fn damage_anywhere_else_is_found() {
+    let text = text();
+    let first = text.find('\n').unwrap();
+    for at in 0..first {
+        let mut bytes = text.clone().into_bytes();
+        bytes[at] ^= 1;
+        assert!(matches!(decode(&bytes), Err(JournalError::Damaged { line: 1 })), "changed at {at}");
+    }
+}
+
+#[test]
+fn a_call_whose_end_nobody_saw_may_have_been_made() {
+    let mut journal = Journal::replay(entries().into_iter().take(2));
+    assert!(journal.is_flying("cp-1"));
+    journal.begin_run(Digest(1), Duration::from_secs(9));
+    assert!(!journal.any_flying() && journal.is_open("cp-1"));
+    let made = journal.node("cp-1").unwrap().open.as_ref().unwrap().made(&Call::Reboot).unwrap();
+    assert_eq!((made.outcome, made.ended), (Some(Ended::Unknown), Some(Duration::from_secs(9))));
+    assert!(!made.is_ours);
+}

@@ -1,0 +1,141 @@
+//! Shows that the model of rollouts notices wrong rules. It plants one after the other into a copy of the source, builds
+//! `rollout-sim` from it and tries schedules: `cargo run -p ichor-tests --bin rollout-mutants`.
+//!
+//! What is planted is in the core. The model, which judges, stays as it is.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use ichor_tests::mutants::{Copy, Mutant};
+
+const GUARD: &str = "patcher/rollout/src/guard.rs";
+const NEXT: &str = "patcher/rollout/src/next.rs";
+const BEGIN: &str = "patcher/rollout/src/next/begin.rs";
+const BOOT: &str = "patcher/rollout/src/next/boot.rs";
+const CONFIG: &str = "patcher/rollout/src/next/config.rs";
+const GATE: &str = "patcher/rollout/src/next/gate.rs";
+const JOURNAL: &str = "patcher/rollout/src/journal.rs";
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "a silent member does not close the gate",
+        file: GUARD,
+        from: "            reasons.insert(Reason::Silent(*node));\n            continue;",
+        to: "            continue;",
+    },
+    Mutant {
+        name: "one voter less than a quorum is enough",
+        file: GUARD,
+        from: "match (left.healthy >= left.quorum(), accept) {",
+        to: "match (left.healthy + 1 >= left.quorum(), accept) {",
+    },
+    Mutant {
+        name: "old news are believed",
+        file: GUARD,
+        from: "if etcd.floor.is_some_and(|floor| said.applied < floor) {",
+        to: "if etcd.floor.is_some_and(|floor| said.applied < floor && false) {",
+    },
+    Mutant {
+        name: "the gate is not asked again before the reboot",
+        file: BOOT,
+        from: "drain.or_else(|| self.gate(task)).or_else(",
+        to: "drain.or_else(",
+    },
+    Mutant {
+        name: "a view may be as old as it likes",
+        file: NEXT,
+        from: "    if view.at < journal.last_change() || view.at + plan.policy.max_age < now {",
+        to: "    if false {",
+    },
+    Mutant {
+        name: "a lock that is lost stops nothing",
+        file: NEXT,
+        from: "        Lock::Lost => false,",
+        to: "        Lock::Lost => true,",
+    },
+    Mutant {
+        name: "an image is written again when its end is not known",
+        file: BOOT,
+        from: "(self.now < until).then(|| self.wait(task, Why::Install, Some(until)))",
+        to: "(self.now < until).then(|| Step::Act { call: Call::Install, anew: false })",
+    },
+    Mutant {
+        name: "the old version is good enough",
+        file: "patcher/rollout/src/proof.rs",
+        from: "        && node.version.as_ref() != Some(wanted)",
+        to: "        && node.version.as_ref() != Some(wanted) && node.boot.is_none()",
+    },
+    Mutant {
+        name: "pods are not let back",
+        file: NEXT,
+        from: "        if !log.is_some_and(|log| log.cordoned) {",
+        to: "        if !log.is_some_and(|log| log.cordoned && log.attempts > 9) {",
+    },
+    Mutant {
+        name: "a config is sent while one is being tried",
+        file: BEGIN,
+        from: "(made.outcome != Some(super::Ended::Refused) && !is_kept && self.now < until).then_some(until)",
+        to: "(made.is_done() && made.is_ours && !is_kept && self.now < until).then_some(until)",
+    },
+    Mutant {
+        name: "a trial is kept without a look from both sides",
+        file: CONFIG,
+        from: "let is_in_time = made.is_ours && made.is_done() && self.now + KEEP_MARGIN <= ends;",
+        to: "let is_in_time = made.is_ours && made.is_done();",
+    },
+    Mutant {
+        name: "the next process does not know of calls whose end nobody saw",
+        file: JOURNAL,
+        from: "                    made.outcome = Some(Ended::Unknown);",
+        to: "                    made.outcome = Some(Ended::Refused);",
+    },
+    Mutant {
+        name: "nodes go down with their pods",
+        file: GATE,
+        from: "        if !self.policy.drain {",
+        to: "        if self.policy.drain {",
+    },
+    Mutant {
+        name: "a node that was left in the middle of something is forgotten",
+        file: NEXT,
+        from: "    case.rest().unwrap_or_else(|| case.unless_flying(Next::Done))",
+        to: "    case.unless_flying(Next::Done)",
+    },
+    Mutant {
+        name: "a node need not be seen well for a while",
+        file: "patcher/rollout/src/proof.rs",
+        from: "steady.is_some_and(|since| since + soak <= now)",
+        to: "steady.is_some_and(|since| since + soak <= now + soak)",
+    },
+];
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// Within how many schedules each is to be found
+    #[arg(long, default_value_t = 20_000)]
+    schedules: u64,
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let passed = format!("{} schedules without a violation", args.schedules);
+    Copy::new("rollout-mutants")?.plant(MUTANTS, &passed, |copy| explore(&copy.tree, &copy.target, &args))
+}
+
+/// Tries schedules with the source in the copy: what is wrong with the first that is bad.
+fn explore(tree: &Path, target: &Path, args: &Args) -> Result<Option<String>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["run", "--quiet", "--locked", "-p", "ichor-rollout", "--example", "rollout-sim", "--"]);
+    command.args(["explore", "--count", &args.schedules.to_string(), "--stop"]);
+    let output = command.current_dir(tree).env("CARGO_TARGET_DIR", target.join("build")).output()?;
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let line = |start: &str| shown.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+    match (output.status.code(), line("schedules "), line("first bad: ")) {
+        (Some(0), Some(_), None) => Ok(None),
+        (Some(1), Some(_), Some(found)) => Ok(Some(found)),
+        _ => bail!("the schedules come to no end: {shown}{}", String::from_utf8_lossy(&output.stderr)),
+    }
+}
