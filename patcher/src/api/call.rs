@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ichor_proto::talos::cluster::cluster_service_client::ClusterServiceClient;
 use ichor_proto::talos::cosi::resource::state_client::StateClient;
+use ichor_proto::talos::machine::image_service_client::ImageServiceClient;
+use ichor_proto::talos::machine::lifecycle_service_client::LifecycleServiceClient;
 use ichor_proto::talos::machine::machine_service_client::MachineServiceClient;
 use ichor_proto::talos::{common, machine};
 use tokio::time::timeout;
@@ -32,6 +34,20 @@ pub(super) fn state_service(channel: Channel) -> StateClient<Channel> {
 /// The client of `ClusterService` over a connection.
 pub(super) fn cluster_service(channel: Channel) -> ClusterServiceClient<Channel> {
     ClusterServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// The client of `ImageService` over a connection.
+pub(super) fn image_service(channel: Channel) -> ImageServiceClient<Channel> {
+    ImageServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// The client of `LifecycleService` over a connection.
+pub(super) fn lifecycle_service(channel: Channel) -> LifecycleServiceClient<Channel> {
+    LifecycleServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
@@ -92,7 +108,7 @@ impl NodeClient {
 
     /// Sends the call over one connection after the other until one carries it. Once it has left, it is not sent
     /// again: most calls are not safe to repeat.
-    async fn attempt<Q, R, F>(
+    pub(super) async fn attempt<Q, R, F>(
         &self,
         call: &'static str,
         message: Q,
@@ -215,16 +231,23 @@ replies! {
     EtcdForfeitLeadershipResponse => EtcdForfeitLeadership,
     EtcdLeaveClusterResponse => EtcdLeaveCluster,
     EtcdMemberListResponse => EtcdMembers,
+    EtcdRecoverResponse => EtcdRecover,
     EtcdRemoveMemberByIdResponse => EtcdRemoveMemberById,
     EtcdStatusResponse => EtcdStatus,
     GenerateClientConfigurationResponse => GenerateClientConfiguration,
     HostnameResponse => Hostname,
+    ImagePullResponse => ImagePull,
     LogsContainersResponse => LogsContainer,
     MemoryResponse => Memory,
+    RebootResponse => Reboot,
+    ResetResponse => Reset,
+    RollbackResponse => Rollback,
     ServiceListResponse => ServiceList,
     ServiceRestartResponse => ServiceRestart,
     ServiceStartResponse => ServiceStart,
     ServiceStopResponse => ServiceStop,
+    ShutdownResponse => Shutdown,
     SystemStatResponse => SystemStat,
+    UpgradeResponse => Upgrade,
     VersionResponse => Version,
 }
