@@ -39,6 +39,7 @@ impl World {
             addresses: vec![("eth0".to_owned(), format!("10.5.0.{host}/24").parse().expect("a prefix"))],
             config,
             extensions: vec!["ichor".to_owned()],
+            schematic: None,
             boot_time: BOOT,
         };
         let control = || Some(machine_config("controlplane", ""));
@@ -49,7 +50,7 @@ impl World {
             node("w-1", 11, Some(machine_config("worker", ""))),
             node("new", 21, None),
         ];
-        let spec = ClusterSpec { nodes: nodes.clone(), rules: Arc::new(TalosRules) };
+        let spec = ClusterSpec { nodes: nodes.clone(), rules: Arc::new(TalosRules), images: Vec::new() };
         let simulation = Simulation::new(spec).expect("a cluster");
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, bound) = std::sync::mpsc::channel();

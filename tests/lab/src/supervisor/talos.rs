@@ -57,12 +57,13 @@ impl World {
                 addresses: lan_addresses(&self.topology, &node.name),
                 config: (!is_new).then_some(text),
                 extensions: vec![EXTENSION.to_owned()],
+                schematic: None,
                 boot_time: BOOT_TIME,
             });
             directory.add(node.name.clone(), SocketAddr::new(addresses.ip(Family::V4), PORT));
         }
         let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
-        let simulation = Simulation::new(ClusterSpec { nodes, rules })
+        let simulation = Simulation::new(ClusterSpec { nodes, rules, images: Vec::new() })
             .attempt(|| "start the simulated Talos nodes".to_owned())?;
         simulation.set_directory(directory);
         for name in names {

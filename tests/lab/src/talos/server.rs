@@ -2,10 +2,12 @@
 
 mod cosi;
 mod files;
+mod lifecycle;
 mod machine;
 mod other;
 mod route;
 mod stream;
+mod upload;
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,6 +40,8 @@ const BIND_AGAIN: Duration = Duration::from_millis(50);
 struct Session {
     api: Api,
     boots: u64,
+    /// Nobody answers, but connections are taken.
+    is_dead: bool,
 }
 
 impl Simulation {
@@ -66,7 +70,8 @@ impl Simulation {
             let acceptor = Acceptor { simulation: self.clone(), node: node.to_owned(), session };
             let over = |cluster: &Cluster| self::session(cluster, node) != Some(session);
             tokio::select! {
-                result = acceptor.accept(&bound) => result?,
+                () = silence(&bound), if session.is_dead => {}
+                result = acceptor.accept(&bound), if !session.is_dead => result?,
                 () = self.until(over) => {}
             }
             // From maintenance to running there is no break.
@@ -77,7 +82,7 @@ impl Simulation {
 
 fn session(cluster: &Cluster, node: &str) -> Option<Session> {
     let node = cluster.node(node).ok()?;
-    Some(Session { api: node.api(), boots: node.boots() })
+    Some(Session { api: node.api(), boots: node.boots(), is_dead: node.is_dead() })
 }
 
 async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -86,6 +91,14 @@ async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => tokio::time::sleep(BIND_AGAIN).await,
             result => return result,
         }
+    }
+}
+
+/// Takes connections, and says nothing.
+async fn silence(listener: &TcpListener) {
+    let mut connections = Vec::new();
+    loop {
+        connections.extend(listener.accept().await);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use super::model::{Cluster, ClusterSpec, Effect};
+use super::model::{Cluster, ClusterSpec, Effect, Fate};
 use super::pki::{Pki, PkiError};
 use super::role::Role;
 use super::server::PORT;
@@ -110,6 +110,12 @@ impl Simulation {
     /// Looks at the cluster.
     pub fn look<R>(&self, f: impl FnOnce(&Cluster) -> R) -> R {
         f(&lock(&self.0.cluster))
+    }
+
+    /// What becomes of a call to a node.
+    pub(crate) fn fate(&self, node: &str, method: &str) -> Fate {
+        // Nobody waits for faults to be used up.
+        lock(&self.0.cluster).fate(node, method, now())
     }
 
     /// What the world has to do since the last time.

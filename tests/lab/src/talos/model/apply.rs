@@ -172,6 +172,7 @@ impl Node {
             self.activate(config, now);
         } else if config.is_complete() {
             self.enter(Stage::Installing, now);
+            self.disk.install();
             self.leave("install", "", true, now);
         } else {
             self.active = Some(config);

@@ -11,7 +11,8 @@ use tonic::Code;
 use super::apply::{Applied, Apply};
 use super::config::{Config, ConfigRules, ExtensionConfig, MachineType};
 use super::etcd::Etcd;
-use super::line::Line;
+use super::fault::{Fate, Faults};
+use super::image::{Image, Registry};
 use super::node::{Api, Job, Node, NodeSpec, Stage, uuid};
 use super::refusal::Refusal;
 use super::service::Verb;
@@ -23,6 +24,8 @@ pub struct ClusterSpec {
     pub nodes: Vec<NodeSpec>,
     /// What its nodes take as configs.
     pub rules: Arc<dyn ConfigRules>,
+    /// The installer images that its nodes can pull.
+    pub images: Vec<Image>,
 }
 
 /// What the world around the nodes must do.
@@ -52,7 +55,7 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) hostname: String,
     pub(crate) machine_type: MachineType,
-    pub(crate) line: Line,
+    pub(crate) tag: String,
     pub(crate) addresses: Vec<IpAddr>,
 }
 
@@ -62,7 +65,9 @@ pub struct Cluster {
     nodes: BTreeMap<String, Node>,
     etcd: Etcd,
     rules: Arc<dyn ConfigRules>,
+    pub(super) images: Registry,
     actors: u64,
+    pub(super) installers: u64,
 }
 
 impl Cluster {
@@ -81,8 +86,12 @@ impl Cluster {
             }
             nodes.insert(node.name.clone(), Node::new(node, config, now));
         }
-        let mut cluster = Self { nodes, etcd: Etcd::default(), rules: spec.rules, actors: 0 };
+        let mut images = Registry::default();
+        spec.images.into_iter().for_each(|image| images.add(image));
+        let etcd = Etcd::default();
+        let mut cluster = Self { nodes, etcd, rules: spec.rules, images, actors: 0, installers: 0 };
         cluster.settle(now);
+        cluster.etcd.begin();
         Ok(cluster)
     }
 
@@ -100,7 +109,7 @@ impl Cluster {
         self.nodes.get(name).ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no node {name}")))
     }
 
-    fn node_mut(&mut self, name: &str) -> Result<&mut Node, Refusal> {
+    pub(super) fn node_mut(&mut self, name: &str) -> Result<&mut Node, Refusal> {
         let missing = || Refusal::new(Code::NotFound, format!("there is no node {name}"));
         self.nodes.get_mut(name).ok_or_else(missing)
     }
@@ -159,11 +168,31 @@ impl Cluster {
     ///
     /// NotFound.
     pub fn leave(&mut self, node: &str, back: bool, now: Duration) -> Result<String, Refusal> {
-        self.actors += 1;
-        let actor = uuid(&format!("actor {node} {}", self.actors));
+        let actor = self.actor(node);
         self.node_mut(node)?.leave(if back { "reboot" } else { "shutdown" }, &actor, back, now);
         self.settle(now);
         Ok(actor)
+    }
+
+    pub(super) fn actor(&mut self, node: &str) -> String {
+        self.actors += 1;
+        uuid(&format!("actor {node} {}", self.actors))
+    }
+
+    /// What is wrong with a node, to be changed.
+    ///
+    /// # Errors
+    ///
+    /// NotFound.
+    pub fn faults_mut(&mut self, node: &str) -> Result<&mut Faults, Refusal> {
+        Ok(&mut self.node_mut(node)?.faults)
+    }
+
+    /// What becomes of a call to a node, by the name of its method.
+    pub fn fate(&mut self, node: &str, method: &str, now: Duration) -> Fate {
+        let Ok(node) = self.node_mut(node) else { return Fate::Answered };
+        let since_boot = now.saturating_sub(node.booted_at);
+        node.faults.fate(method, since_boot)
     }
 
     /// Starts, stops or restarts a service of a node.
@@ -269,10 +298,13 @@ impl Cluster {
     }
 
     /// Brings what nodes share up to date: etcd, who knows whom, and what each tells.
-    fn settle(&mut self, now: Duration) {
-        for node in self.nodes.values() {
+    pub(super) fn settle(&mut self, now: Duration) {
+        for node in self.nodes.values_mut() {
+            if std::mem::take(&mut node.lost_data) {
+                self.etcd.lose(node.name());
+            }
             let runs = self.etcd.member(node.name()).is_some_and(|member| member.up);
-            match (node.runs_etcd(), runs) {
+            match (node.runs_etcd(now), runs) {
                 (true, false) if !self.etcd.has_left(node.name(), node.boots()) => {
                     self.etcd.start(node.name(), node.advertised().unwrap_or_default());
                 }
@@ -284,6 +316,11 @@ impl Cluster {
                 }
                 _ => {}
             }
+        }
+        for node in self.nodes.values_mut().filter(|node| node.is_up()) {
+            let runs = self.etcd.member(&node.spec.name).is_some_and(|member| member.up);
+            node.services.set_etcd(runs, &mut node.events, now);
+            node.progress(now);
         }
         let peers: Vec<Peer> = self.nodes.values().filter_map(peer).collect();
         for node in self.nodes.values_mut() {
@@ -311,7 +348,7 @@ fn peer(node: &Node) -> Option<Peer> {
         name: node.name().to_owned(),
         hostname: node.hostname().to_owned(),
         machine_type: node.machine_type()?,
-        line: node.line(),
+        tag: node.tag().to_owned(),
         addresses: node.routed().iter().map(IpNet::addr).collect(),
     })
 }

@@ -1,8 +1,10 @@
 //! etcd, as far as the API of Talos shows it: members, a leader, a quorum, alarms and snapshots.
 
+use std::collections::BTreeMap;
+
 use ichor_proto::talos::machine::{EtcdMember, EtcdMemberAlarm, EtcdMemberStatus};
 
-use super::bolt::{self, Bucket};
+use super::database::Saved;
 use super::digest;
 use super::refusal::Refusal;
 
@@ -22,6 +24,12 @@ pub struct Member {
     pub up: bool,
     /// What is wrong with it: the numbers of `AlarmType`.
     pub alarm: Option<i32>,
+    /// How many entries of the log it has not applied yet.
+    pub lag: u64,
+    /// Whether it has no vote yet.
+    pub is_learner: bool,
+    /// Whether its data is gone: it never runs again, and counts until somebody removes it.
+    pub is_lost: bool,
 }
 
 /// The etcd of a cluster.
@@ -30,29 +38,67 @@ pub struct Etcd {
     members: Vec<Member>,
     leader: Option<u64>,
     term: u64,
-    index: u64,
-    removed: Vec<u64>,
+    pub(super) index: u64,
+    pub(super) removed: Vec<u64>,
     /// Nodes whose member left, and the boot in which it did: it joins again with the next one.
     left: Vec<(String, u64)>,
+    /// Whether the lab has begun. Until then everybody is a member from the start.
+    has_begun: bool,
+    /// How many times it was started anew from nothing or from a snapshot.
+    starts: u64,
+    /// Nodes with data of a cluster that is gone.
+    strays: Vec<String>,
+    splits: u64,
+    /// What was written, in this order.
+    pub(super) writes: Vec<(String, String)>,
+    pub(super) saved: BTreeMap<[u8; 32], Saved>,
 }
 
 impl Etcd {
-    /// Starts the member of `node`, which joins when it is new.
+    /// From here on a first member has to be bootstrapped.
+    pub(crate) fn begin(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// Starts the member of `node`. Without data it joins, if there is a quorum that lets it in.
     pub(crate) fn start(&mut self, node: &str, advertised: Vec<String>) {
-        match self.members.iter_mut().find(|member| member.node == node) {
-            Some(member) => {
-                member.up = true;
-                member.advertised = advertised;
+        if self.strays.iter().any(|stray| stray == node) {
+            return;
+        }
+        let own = self.members.iter().position(|member| member.node == node && !member.is_lost);
+        match own {
+            Some(at) => {
+                self.members[at].up = true;
+                self.members[at].advertised = advertised;
             }
+            None if self.has_begun && !self.has_quorum() => return,
             None => {
-                // A member that was removed comes back as another.
-                let seed = format!("etcd {node} {}", self.removed.len());
-                let id = u64::from_be_bytes(digest(&seed)[..8].try_into().unwrap_or_default());
-                let member = Member { id, node: node.to_owned(), advertised, up: true, alarm: None };
-                self.members.push(member);
+                // Whoever joins under a name that is taken takes the old member out first (Talos: etcd's addMember).
+                let old = self.members.iter().position(|member| member.node == node);
+                self.removed.extend(old.map(|at| self.members.remove(at).id));
+                self.add(node, advertised);
             }
         }
         self.elect();
+    }
+
+    fn add(&mut self, node: &str, advertised: Vec<String>) {
+        // A member that was removed comes back as another.
+        let seed = match self.starts {
+            0 => format!("etcd {node} {}", self.removed.len()),
+            starts => format!("etcd {node} {} {starts}", self.removed.len()),
+        };
+        let id = u64::from_be_bytes(digest(&seed)[..8].try_into().unwrap_or_default());
+        self.members.push(Member {
+            id,
+            node: node.to_owned(),
+            advertised,
+            up: true,
+            alarm: None,
+            lag: 0,
+            is_learner: false,
+            is_lost: false,
+        });
     }
 
     /// Stops the member of `node`; it stays a member.
@@ -63,12 +109,104 @@ impl Etcd {
         self.elect();
     }
 
+    /// The data of the member of `node` is gone. It stays a member.
+    pub(crate) fn lose(&mut self, node: &str) {
+        self.strays.retain(|stray| stray != node);
+        if let Some(member) = self.members.iter_mut().find(|member| member.node == node) {
+            member.up = false;
+            member.is_lost = true;
+        }
+        self.elect();
+    }
+
+    /// Whether `node` has data of etcd on its disk.
+    pub(crate) fn has_data(&self, node: &str) -> bool {
+        let is_its = |member: &Member| member.node == node && !member.is_lost;
+        self.members.iter().any(is_its) || self.strays.iter().any(|stray| stray == node)
+    }
+
+    /// Starts anew on `node`, with nothing or with what was saved. Members of before that have their data are of another
+    /// cluster from now on.
+    pub(crate) fn bootstrap(&mut self, node: &str, advertised: Vec<String>, saved: Option<Saved>) {
+        self.splits += u64::from(self.has_quorum());
+        let strays = self.members.drain(..).filter(|member| !member.is_lost).map(|member| member.node);
+        self.strays.extend(strays);
+        self.starts += 1;
+        let saved = saved.unwrap_or_default();
+        (self.index, self.writes) = (self.index.max(saved.index), saved.writes);
+        self.left.clear();
+        self.leader = None;
+        self.add(node, advertised);
+        self.elect();
+    }
+
+    /// How often a new cluster was started beside one that had a quorum: two halves that both take writes.
+    pub fn splits(&self) -> u64 {
+        self.splits
+    }
+
+    /// Writes a key.
+    ///
+    /// # Errors
+    ///
+    /// When there is no quorum.
+    pub fn put(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
+        if !self.has_quorum() {
+            return Err(Refusal::plain(NO_LEADER));
+        }
+        self.writes.push((key.to_owned(), value.to_owned()));
+        self.index += 1;
+        Ok(())
+    }
+
+    /// What is stored under a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.writes.iter().rev().find(|(it, _)| it == key).map(|(_, value)| value.as_str())
+    }
+
     /// Changes at which addresses others reach the member of `node`.
     pub(crate) fn advertise(&mut self, node: &str, advertised: &[String]) {
         let member = self.members.iter_mut().find(|member| member.node == node);
         if let Some(member) = member.filter(|member| member.advertised != advertised) {
             member.advertised = advertised.to_vec();
             self.index += 1;
+        }
+    }
+
+    /// Lets the member of `node` fall behind by so many entries.
+    pub fn set_lag(&mut self, node: &str, entries: u64) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.node == node) {
+            member.lag = entries;
+        }
+    }
+
+    /// Takes the vote of the member of `node`, or gives it.
+    pub fn set_learner(&mut self, node: &str, is_learner: bool) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.node == node) {
+            member.is_learner = is_learner;
+        }
+        self.elect();
+    }
+
+    /// What the legacy upgrade call of a control plane node looks at (Talos: etcd.Client.ValidateForUpgrade).
+    pub(crate) fn check_upgrade(&self) -> Result<(), Refusal> {
+        let refused = |text: String| Refusal::plain(format!("error validating etcd for upgrade: {text}"));
+        if !self.has_quorum() {
+            return Err(Refusal::plain("failed to create etcd client: context deadline exceeded"));
+        }
+        let count = self.members.len();
+        if count == 2 {
+            let text =
+                format!("etcd member count({count}) is insufficient to maintain quorum if upgrade commences");
+            return Err(refused(text));
+        }
+        match self.members.iter().find(|member| !member.up) {
+            Some(member) => Err(refused(format!(
+                "etcd member {:016x} is not healthy; all members must be healthy to perform an upgrade: context \
+                 deadline exceeded",
+                member.id
+            ))),
+            None => Ok(()),
         }
     }
 
@@ -91,7 +229,8 @@ impl Etcd {
 
     /// Whether enough members run to decide anything.
     pub fn has_quorum(&self) -> bool {
-        self.members.iter().filter(|member| member.up).count() * 2 > self.members.len()
+        let voters = || self.members.iter().filter(|member| !member.is_learner);
+        voters().filter(|member| member.up).count() * 2 > voters().count()
     }
 
     /// The name of the node that leads.
@@ -102,11 +241,12 @@ impl Etcd {
 
     /// Finds a leader if there is none that runs.
     fn elect(&mut self) {
-        let runs = |id: u64| self.members.iter().any(|member| member.id == id && member.up);
+        let can_lead = |member: &&Member| member.up && !member.is_learner;
+        let runs = |id: u64| self.members.iter().filter(can_lead).any(|member| member.id == id);
         if !self.has_quorum() {
             self.leader = None;
         } else if !self.leader.is_some_and(runs) {
-            self.leader = self.members.iter().find(|member| member.up).map(|member| member.id);
+            self.leader = self.members.iter().find(can_lead).map(|member| member.id);
             self.term += 1;
         }
         self.index += 1;
@@ -129,7 +269,7 @@ impl Etcd {
             hostname: member.node.clone(),
             peer_urls: urls(member, 2380),
             client_urls: urls(member, 2379),
-            is_learner: false,
+            is_learner: member.is_learner,
         };
         Ok(self.members.iter().map(member).collect())
     }
@@ -146,15 +286,15 @@ impl Etcd {
             db_size_in_use: size,
             leader: self.leader.unwrap_or(0),
             raft_index: self.index,
-            raft_applied_index: self.index,
+            raft_applied_index: self.index.saturating_sub(member.lag),
             raft_term: self.term,
             errors,
-            is_learner: false,
+            is_learner: member.is_learner,
             member_id: member.id,
         })
     }
 
-    fn running(&self, node: &str) -> Result<&Member, Refusal> {
+    pub(super) fn running(&self, node: &str) -> Result<&Member, Refusal> {
         let refused = || Refusal::plain("failed to create etcd client: context deadline exceeded");
         self.member(node).filter(|member| member.up).ok_or_else(refused)
     }
@@ -220,44 +360,6 @@ impl Etcd {
         self.term += 1;
         self.index += 1;
         Ok(Some(name))
-    }
-
-    /// The database of the member of `node`, and its SHA-256 behind it.
-    pub(crate) fn snapshot(&self, node: &str) -> Result<Vec<u8>, Refusal> {
-        self.running(node)?;
-        let mut file = self.database(node);
-        let hash = ring::digest::digest(&ring::digest::SHA256, &file);
-        file.extend_from_slice(hash.as_ref());
-        Ok(file)
-    }
-
-    fn database(&self, node: &str) -> Vec<u8> {
-        let name = |id: u64| format!("{id:x}").into_bytes();
-        let members = self.members.iter().map(|member| {
-            let peers: Vec<String> =
-                member.advertised.iter().map(|address| format!("https://{address}:2380")).collect();
-            let value = serde_json::json!({"id": member.id, "name": member.node, "peerURLs": peers});
-            (name(member.id), value.to_string().into_bytes())
-        });
-        let meta = vec![
-            (b"consistent_index".to_vec(), self.index.to_be_bytes().to_vec()),
-            (b"term".to_vec(), self.term.to_be_bytes().to_vec()),
-        ];
-        // One revision: when the member was asked, and which it is.
-        let mut revision = 1_u64.to_be_bytes().to_vec();
-        revision.push(b'_');
-        revision.extend(0_u64.to_be_bytes());
-        let key = format!("/ichor-lab/{node}").into_bytes();
-        let removed = self.removed.iter().map(|id| (name(*id), b"removed".to_vec()));
-        let bucket = |name, entries| Bucket { name, entries };
-        let empty = ["alarm", "auth", "authRoles", "authUsers", "lease"];
-        let mut buckets: Vec<Bucket> = empty.into_iter().map(|name| bucket(name, Vec::new())).collect();
-        buckets.push(bucket("cluster", vec![(b"clusterVersion".to_vec(), b"3.6.0".to_vec())]));
-        buckets.push(bucket("key", vec![(revision, key)]));
-        buckets.push(bucket("members", members.collect()));
-        buckets.push(bucket("members_removed", removed.collect()));
-        buckets.push(bucket("meta", meta));
-        bolt::database(buckets, self.index)
     }
 }
 
@@ -326,13 +428,5 @@ mod tests {
         etcd.set_alarm("b", Some(2));
         assert_eq!(etcd.disarm().len(), 2);
         assert!(etcd.alarms().is_empty());
-    }
-
-    #[test]
-    fn a_snapshot_is_whole_blocks_and_their_hash() {
-        let file = three().snapshot("b").unwrap();
-        assert_eq!(file.len() % 512, 32);
-        let (body, trailer) = file.split_at(file.len() - 32);
-        assert_eq!(ring::digest::digest(&ring::digest::SHA256, body).as_ref(), trailer);
     }
 }

@@ -63,6 +63,17 @@ impl Line {
         (self as u8) >= Self::V1_13 as u8
     }
 
+    /// Whether LifecycleService and ImageService are there.
+    pub const fn has_lifecycle(self) -> bool {
+        (self as u8) >= Self::V1_13 as u8
+    }
+
+    /// Whether an installer of this line runs on a node of `host` (Talos: the versions in its pre-flight check).
+    pub const fn upgrades_from(self, host: Self) -> bool {
+        let (target, host) = (self as u8, host as u8);
+        host + 2 >= target && host <= target + 1
+    }
+
     /// Whether the YAML form of a machine config is a string, and not the documents themselves.
     pub const fn quotes_machine_configs(self) -> bool {
         (self as u8) >= Self::V1_12 as u8

@@ -1,6 +1,6 @@
 //! One node: its configs, its power, and what goes with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ichor_proto::talos::machine as proto;
@@ -9,28 +9,34 @@ use proto::machine_status_event::{MachineStage, MachineStatus};
 
 use super::config::{Config, ExtensionConfig, MachineType};
 use super::digest;
+use super::disk::Disk;
 use super::event::Events;
+use super::fault::Faults;
+use super::image::Image;
 use super::line::Line;
 use super::log::Log;
+use super::power::Power;
+use super::recover::Upload;
 use super::service::Services;
 use super::store::Store;
-
-/// How long a node that reboots still answers.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+use super::upgrade::Installation;
+use super::wipe::Wiping;
 
 /// What a node is made of.
 #[derive(Debug, Clone)]
 pub struct NodeSpec {
     /// Its name: that of its machine, until a config gives it another.
     pub name: String,
-    /// The Talos it runs.
+    /// The Talos it runs in the beginning.
     pub line: Line,
     /// Its addresses, each with the name of its link.
     pub addresses: Vec<(String, IpNet)>,
     /// What is on its disk; without it the node waits for a config in maintenance mode.
     pub config: Option<String>,
-    /// The system extensions in its image that are services.
+    /// The system extensions in its image in the beginning, which are all services.
     pub extensions: Vec<String>,
+    /// The id of the schematic of that image, if it comes from an Image Factory.
+    pub schematic: Option<String>,
     /// How long it takes to boot.
     pub boot_time: Duration,
 }
@@ -50,6 +56,10 @@ pub enum Stage {
     Rebooting,
     /// It is about to go down for good.
     ShuttingDown,
+    /// It wipes its disk, and goes down.
+    Resetting,
+    /// It writes another system to its disk, and goes down.
+    Upgrading,
 }
 
 impl Stage {
@@ -62,6 +72,8 @@ impl Stage {
             Self::Running => "running",
             Self::Rebooting => "rebooting",
             Self::ShuttingDown => "shutting down",
+            Self::Resetting => "resetting",
+            Self::Upgrading => "upgrading",
         }
     }
 
@@ -73,6 +85,8 @@ impl Stage {
             Self::Running => MachineStage::Running,
             Self::Rebooting => MachineStage::Rebooting,
             Self::ShuttingDown => MachineStage::ShuttingDown,
+            Self::Resetting => MachineStage::Resetting,
+            Self::Upgrading => MachineStage::Upgrading,
         }
     }
 }
@@ -86,24 +100,6 @@ pub enum Api {
     Maintenance,
     /// Clients with a certificate of the cluster.
     Running,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Power {
-    On,
-    /// It answers until then.
-    Leaving {
-        until: Duration,
-        back: bool,
-    },
-    /// It does not answer; until then, if it comes back.
-    Off {
-        until: Option<Duration>,
-    },
-    /// It answers, and is done with booting then.
-    Booting {
-        until: Duration,
-    },
 }
 
 /// A try that is pending.
@@ -128,23 +124,43 @@ pub struct Node {
     pub(crate) persistent: Option<Config>,
     pub(crate) revert: Option<Revert>,
     pub(crate) stage: Stage,
-    power: Power,
+    pub(super) power: Power,
+    pub(super) disk: Disk,
+    /// The META partition.
+    pub(super) meta: BTreeMap<u8, String>,
+    /// References of the images that are on its disk.
+    pub(super) pulled: BTreeSet<String>,
+    /// The installer that runs beside everything else, or ran last.
+    pub(super) installation: Option<Installation>,
+    /// What is lost when it goes down.
+    pub(super) wiping: Option<Wiping>,
+    /// Whether the data of its etcd was lost since somebody asked.
+    pub(super) lost_data: bool,
+    /// What was uploaded for recovery.
+    pub(super) uploaded: Option<Upload>,
+    pub(super) faults: Faults,
     /// Whether an apply has started a reboot.
     pub(crate) reboots_by_apply: bool,
-    boots: u64,
-    booted_at: Duration,
+    /// Whether it was running and ready in this boot.
+    pub(super) was_ready: bool,
+    pub(super) boots: u64,
+    pub(super) booted_at: Duration,
+    /// When its etcd can start.
+    pub(super) etcd_from: Duration,
+    /// When it was looked at last.
+    pub(super) seen: Duration,
     pub(crate) resources: Store,
     pub(crate) services: Services,
     pub(crate) events: Events,
     pub(crate) dmesg: Log,
     pub(crate) jobs: Vec<Job>,
     /// The configs of extension services.
-    told: BTreeMap<String, Told>,
+    pub(super) told: BTreeMap<String, Told>,
 }
 
 /// The config of an extension service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Told {
+pub(super) struct Told {
     config: ExtensionConfig,
     /// Whether the container was started since. A running service is not restarted for its first document, and its
     /// container has no such mount (Talos: the first version of a config is taken for the one that the service waits for).
@@ -154,6 +170,13 @@ struct Told {
 impl Node {
     /// A node that has just been switched on, with its config already read.
     pub(crate) fn new(spec: NodeSpec, config: Option<Config>, now: Duration) -> Self {
+        let version = env!("CARGO_PKG_VERSION");
+        let extensions = spec.extensions.iter().map(|name| (name.clone(), version.to_owned())).collect();
+        let image = Image {
+            extensions,
+            schematic: spec.schematic.clone(),
+            ..Image::new(format!("installer:{}", spec.line.tag()), spec.line)
+        };
         let mut node = Self {
             spec,
             active: None,
@@ -161,9 +184,20 @@ impl Node {
             revert: None,
             stage: Stage::Booting,
             power: Power::On,
+            disk: Disk::new(image),
+            meta: BTreeMap::new(),
+            pulled: BTreeSet::new(),
+            installation: None,
+            wiping: None,
+            lost_data: false,
+            uploaded: None,
+            faults: Faults::default(),
             reboots_by_apply: false,
+            was_ready: false,
             boots: 0,
             booted_at: now,
+            etcd_from: now,
+            seen: now,
             resources: Store::default(),
             services: Services::default(),
             events: Events::default(),
@@ -171,9 +205,9 @@ impl Node {
             jobs: Vec::new(),
             told: BTreeMap::new(),
         };
-        node.boot(now);
         // It was on for a while when the lab begins.
-        node.finish_boot(now);
+        node.boot(now);
+        node.start_all(now);
         node
     }
 
@@ -184,7 +218,32 @@ impl Node {
 
     /// The Talos it runs.
     pub fn line(&self) -> Line {
-        self.spec.line
+        self.image().line
+    }
+
+    /// What that Talos calls its version.
+    pub fn tag(&self) -> &str {
+        &self.image().tag
+    }
+
+    /// The image of the system that runs.
+    pub fn image(&self) -> &Image {
+        self.disk.running()
+    }
+
+    /// The images of the systems on its disk, the one that boots next first.
+    pub fn systems(&self) -> impl Iterator<Item = &Image> {
+        self.disk.systems()
+    }
+
+    /// Its META partition.
+    pub fn meta(&self) -> &BTreeMap<u8, String> {
+        &self.meta
+    }
+
+    /// Whether an image is on its disk.
+    pub fn has_pulled(&self, image: &Image) -> bool {
+        self.pulled.contains(&image.reference)
     }
 
     /// What of the API it has.
@@ -194,6 +253,11 @@ impl Node {
             _ if self.is_in_maintenance() => Api::Maintenance,
             _ => Api::Running,
         }
+    }
+
+    /// Whether its port takes connections that nobody answers.
+    pub fn is_dead(&self) -> bool {
+        self.faults.dead
     }
 
     /// What it is doing.
@@ -281,91 +345,6 @@ impl Node {
         self.machine_type().is_none()
     }
 
-    /// Whether it is up, but for the last moments before a reboot.
-    pub(crate) fn is_up(&self) -> bool {
-        !matches!(self.power, Power::Off { .. })
-    }
-
-    /// Whether its etcd runs.
-    pub(crate) fn runs_etcd(&self) -> bool {
-        self.is_up() && self.machine_type() == Some(MachineType::ControlPlane)
-    }
-
-    /// The next moment at which something happens by itself.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
-        let power = match self.power {
-            Power::On => None,
-            Power::Leaving { until, .. } | Power::Booting { until } => Some(until),
-            Power::Off { until } => until,
-        };
-        power.into_iter().chain(self.revert.as_ref().map(|revert| revert.at)).min()
-    }
-
-    /// Does what is due.
-    pub(crate) fn tick(&mut self, now: Duration) {
-        if let Some(revert) = self.revert.take_if(|revert| revert.at <= now) {
-            self.say("machined", "configuration rollback due to the try mode timeout", now);
-            self.activate(revert.to, now);
-        }
-        match self.power {
-            Power::Leaving { until, back } if until <= now => {
-                let services: Vec<String> = self.told.keys().cloned().collect();
-                self.jobs.extend(services.into_iter().map(|service| Job::Stop { service }));
-                self.power = Power::Off { until: back.then(|| until + self.spec.boot_time) };
-                // It may be long past.
-                self.tick(now);
-            }
-            Power::Off { until: Some(until) } if until <= now => self.boot(now),
-            Power::Booting { until } if until <= now => self.finish_boot(now),
-            _ => {}
-        }
-    }
-
-    /// Begins to reboot, or to shut down.
-    pub(crate) fn leave(&mut self, sequence: &str, actor: &str, back: bool, now: Duration) {
-        if matches!(self.power, Power::Leaving { .. } | Power::Off { .. }) {
-            return;
-        }
-        use proto::sequence_event::Action;
-        self.sequence(sequence, Action::Start, actor, now);
-        let phase = proto::PhaseEvent { phase: "stopServices".into(), action: 0 };
-        self.events.push("PhaseEvent", &phase, actor, now);
-        let task = proto::TaskEvent { task: "stopAllServices".into(), action: 0 };
-        self.events.push("TaskEvent", &task, actor, now);
-        self.enter(if back { Stage::Rebooting } else { Stage::ShuttingDown }, now);
-        let cmd = if back { 0x0123_4567 } else { 0x4321_fedc };
-        self.events.push("RestartEvent", &proto::RestartEvent { cmd }, actor, now);
-        self.power = Power::Leaving { until: now + LAST_WORDS, back };
-    }
-
-    /// Comes up with what is on the disk.
-    fn boot(&mut self, now: Duration) {
-        self.boots += 1;
-        self.booted_at = now;
-        self.revert = None;
-        self.reboots_by_apply = false;
-        self.active = self.persistent.clone();
-        self.events = Events::default();
-        self.dmesg = Log::default();
-        self.told.clear();
-        self.say("kern", &format!("Linux version 6.18.1-talos, Talos {}", self.spec.line.tag()), now);
-        self.say("kern", &format!("[talos] booting {}", self.spec.name), now);
-        self.sequence("boot", proto::sequence_event::Action::Start, "", now);
-        self.enter(Stage::Booting, now);
-        let (of, extensions) = (self.machine_type(), self.spec.extensions.clone());
-        self.services.boot(of, &extensions, &mut self.events, now);
-        self.tell_extensions(true);
-        self.power = Power::Booting { until: now + self.spec.boot_time / 2 };
-    }
-
-    fn finish_boot(&mut self, now: Duration) {
-        self.power = Power::On;
-        self.sequence("boot", proto::sequence_event::Action::Stop, "", now);
-        let maintenance = self.is_in_maintenance();
-        self.enter(if maintenance { Stage::Maintenance } else { Stage::Running }, now);
-        self.say("machined", &format!("[talos] machine is {}", self.stage.name()), now);
-    }
-
     /// Takes over a config while running.
     pub(crate) fn activate(&mut self, config: Config, now: Duration) {
         self.active = Some(config);
@@ -375,12 +354,13 @@ impl Node {
     }
 
     /// Tells extension services about their configs, where those are news.
-    fn tell_extensions(&mut self, is_boot: bool) {
+    pub(super) fn tell_extensions(&mut self, is_boot: bool) {
         let configs: BTreeMap<String, ExtensionConfig> = match &self.active {
             Some(active) => active.extensions().map(|(name, config)| (name.to_owned(), config)).collect(),
             None => BTreeMap::new(),
         };
-        for name in self.spec.extensions.clone() {
+        let names: Vec<String> = self.image().extensions.iter().map(|(name, _)| name.clone()).collect();
+        for name in names {
             let service = format!("ext-{name}");
             match configs.get(&name) {
                 Some(config) if self.told.get(&service).is_none_or(|told| told.config != *config) => {
@@ -444,13 +424,8 @@ impl Node {
         }
     }
 
-    fn sequence(&mut self, name: &str, action: proto::sequence_event::Action, actor: &str, now: Duration) {
-        let event = proto::SequenceEvent { sequence: name.to_owned(), action: action.into(), error: None };
-        self.events.push("SequenceEvent", &event, actor, now);
-    }
-
     /// Writes to the log of the kernel.
-    fn say(&mut self, facility: &str, text: &str, now: Duration) {
+    pub(super) fn say(&mut self, facility: &str, text: &str, now: Duration) {
         let facility = if facility == "kern" { "kern" } else { "user" };
         let stamp = time::OffsetDateTime::from_unix_timestamp_nanos(now.as_nanos() as i128).ok();
         let format = time::format_description::well_known::Rfc3339;

@@ -106,7 +106,7 @@ impl Node {
             prost::encoding::message::encode(2, &status, &mut bytes);
             bytes
         };
-        let tag = self.line().tag();
+        let tag = self.tag();
         let yaml = format!("name: Talos\nversion: {tag}\n");
         wanted.add("Versions.runtime.talos.dev", "version", yaml).proto = {
             let mut bytes = text(1, tag);
@@ -133,12 +133,17 @@ impl Node {
         // 20 GiB less what the other partitions take.
         let yaml = "phase: ready\ntype: partition\nsize: 19262341120\nprettySize: 19 GB\n".to_owned();
         wanted.add("VolumeStatuses.block.talos.dev", "EPHEMERAL", yaml);
-        for (index, extension) in self.spec.extensions.iter().enumerate() {
-            let yaml = format!(
-                "image: {index}.sqsh\nmetadata:\n    name: {extension}\n    version: {}\n",
-                env!("CARGO_PKG_VERSION")
-            );
+        let schematic = self.image().schematic.iter().map(|id| ("schematic", id.as_str()));
+        let extensions =
+            self.image().extensions.iter().map(|(name, version)| (name.as_str(), version.as_str()));
+        for (index, (name, version)) in extensions.chain(schematic).enumerate() {
+            let yaml = format!("image: {index}.sqsh\nmetadata:\n    name: {name}\n    version: {version}\n");
             wanted.add("ExtensionStatuses.runtime.talos.dev", &index.to_string(), yaml);
+        }
+        for (key, value) in &self.meta {
+            wanted
+                .add("MetaKeys.runtime.talos.dev", &format!("0x{key:02x}"), format!("value: {value}\n"))
+                .proto = text(1, value);
         }
     }
 
@@ -230,7 +235,7 @@ impl Node {
                 list(&peer.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>()),
                 peer.hostname,
                 peer.machine_type.name(),
-                peer.line.tag(),
+                peer.tag,
             );
             wanted.add("Members.cluster.talos.dev", &peer.hostname, yaml);
         }

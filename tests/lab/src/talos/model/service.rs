@@ -44,11 +44,13 @@ const EVERYWHERE: [(&str, bool); 7] = [
 ];
 
 impl Services {
-    /// Starts the services of a node of a type, and those of its extensions.
+    /// Starts the services of a node of a type, and those of its extensions, unless they are `stuck`. etcd starts when
+    /// there is a cluster for it.
     pub(crate) fn boot(
         &mut self,
         of: Option<MachineType>,
         extensions: &[String],
+        stuck: bool,
         events: &mut Events,
         now: Duration,
     ) {
@@ -71,7 +73,36 @@ impl Services {
             };
             self.services.insert(id.clone(), service);
             self.logs.insert(id.clone(), Log::default());
-            self.run(&id, events, now);
+            match id.as_str() {
+                "etcd" => self.enter(&id, "Preparing", "Running pre state", events, now),
+                extension if stuck && extension.starts_with("ext-") => {
+                    self.enter(&id, "Waiting", "Waiting for a dependency", events, now);
+                }
+                _ => self.run(&id, events, now),
+            }
+        }
+    }
+
+    /// Notes whether etcd runs.
+    pub(crate) fn set_etcd(&mut self, runs: bool, events: &mut Events, now: Duration) {
+        match self.services.get("etcd").map(|service| service.running) {
+            Some(false) if runs => self.run("etcd", events, now),
+            Some(true) if !runs => self.stop("etcd", events, now),
+            _ => {}
+        }
+    }
+
+    /// Whether every service was up once: what booting waits for.
+    pub(crate) fn have_started(&self) -> bool {
+        self.services
+            .values()
+            .all(|service| !matches!(service.state, "Preparing" | "Waiting" | "Initialized"))
+    }
+
+    /// Stops a service that runs.
+    pub(crate) fn end(&mut self, id: &str, events: &mut Events, now: Duration) {
+        if self.is_running(id) {
+            self.stop(id, events, now);
         }
     }
 
@@ -168,6 +199,7 @@ impl Services {
             "Running" => proto::service_state_event::Action::Running,
             "Stopping" => proto::service_state_event::Action::Stopping,
             "Finished" => proto::service_state_event::Action::Finished,
+            "Waiting" => proto::service_state_event::Action::Waiting,
             _ => proto::service_state_event::Action::Initialized,
         };
         let event = proto::ServiceStateEvent {

@@ -1,5 +1,8 @@
 //! What simulated nodes promise.
 
+mod recover;
+mod upgrade;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +26,7 @@ fn spec(name: &str, number: u8, line: Line, config: Option<String>) -> NodeSpec 
         addresses: vec![("eth0".to_owned(), format!("10.5.0.{number}/24").parse().unwrap())],
         config,
         extensions: vec!["ichor".to_owned()],
+        schematic: None,
         boot_time: BOOT,
     }
 }
@@ -32,7 +36,7 @@ fn cluster(line: Line) -> Cluster {
         (2..5).map(|n| spec(&format!("cp-{n}"), n, line, Some(config("controlplane", "")))).collect();
     nodes.push(spec("w-1", 10, line, Some(config("worker", ""))));
     nodes.push(spec("new", 20, line, None));
-    Cluster::new(ClusterSpec { nodes, rules: Arc::new(PlainRules) }, START).unwrap()
+    Cluster::new(ClusterSpec { nodes, rules: Arc::new(PlainRules), images: Vec::new() }, START).unwrap()
 }
 
 fn sent(config: &str, mode: Mode) -> Apply {

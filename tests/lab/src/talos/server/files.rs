@@ -8,10 +8,10 @@ use crate::talos::model::{Cluster, Node, digest};
 pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
     let text = match path {
         "/proc/sys/kernel/random/boot_id" => format!("{}\n", node.boot_id()),
-        "/proc/version" => format!("Linux version 6.18.1-talos ({})\n", node.line().tag()),
+        "/proc/version" => format!("Linux version 6.18.1-talos ({})\n", node.tag()),
         "/etc/hostname" => format!("{}\n", node.hostname()),
         "/etc/os-release" => {
-            let tag = node.line().tag();
+            let tag = node.tag();
             format!("NAME=\"Talos\"\nID=talos\nVERSION_ID={tag}\nPRETTY_NAME=\"Talos ({tag})\"\n")
         }
         "/system/state/config.yaml" => node.persistent()?.text().to_owned(),

@@ -6,12 +6,13 @@ use ichor_proto::talos::common::Data;
 use ichor_proto::talos::machine as proto;
 use proto::machine_service_server::MachineService;
 use tonic::codegen::BoxStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::files;
 use super::route::NodeApi;
 use super::stream::{Step, all, follow, pieces};
-use crate::talos::model::{Apply, Cluster, Log, Refusal, Verb};
+use super::upload;
+use crate::talos::model::{Apply, Bootstrap, Cluster, Log, Refusal, Reset, Verb};
 use crate::talos::role::Role;
 use crate::talos::simulation::now;
 
@@ -85,9 +86,9 @@ impl MachineService for NodeApi {
     }
 
     async fn version(&self, _request: Request<()>) -> Reply<proto::VersionResponse> {
-        let line = self.look(|cluster| Ok(cluster.node(&self.node)?.line()))?;
+        let tag = self.look(|cluster| Ok(cluster.node(&self.node)?.tag().to_owned()))?;
         let version = proto::VersionInfo {
-            tag: line.tag().to_owned(),
+            tag,
             sha: "0000000".to_owned(),
             go_version: "go1.26".to_owned(),
             os: "linux".to_owned(),
@@ -219,6 +220,59 @@ impl MachineService for NodeApi {
         reply(proto::ShutdownResponse { messages: vec![proto::Shutdown { metadata: None, actor_id }] })
     }
 
+    async fn rollback(&self, _request: Request<proto::RollbackRequest>) -> Reply<proto::RollbackResponse> {
+        self.change(|cluster, now| cluster.rollback(&self.node, now))?;
+        reply(proto::RollbackResponse { messages: vec![proto::Rollback::default()] })
+    }
+
+    async fn reset(&self, request: Request<proto::ResetRequest>) -> Reply<proto::ResetResponse> {
+        let request = request.into_inner();
+        if request.mode() == proto::reset_request::WipeMode::UserDisks {
+            return Err(Status::unimplemented("a simulated node has no user disks"));
+        }
+        let wiped = request.system_partitions_to_wipe.into_iter().filter(|partition| partition.wipe);
+        let reset = Reset {
+            graceful: request.graceful,
+            reboot: request.reboot,
+            partitions: wiped.map(|partition| partition.label).collect(),
+        };
+        let actor_id = self.change(|cluster, now| cluster.reset(&self.node, &reset, now))?;
+        reply(proto::ResetResponse { messages: vec![proto::Reset { metadata: None, actor_id }] })
+    }
+
+    async fn upgrade(&self, request: Request<proto::UpgradeRequest>) -> Reply<proto::UpgradeResponse> {
+        let request = request.into_inner();
+        if request.force || request.preserve || request.stage {
+            return Err(Status::unimplemented("a simulated node upgrades in one way only"));
+        }
+        let actor_id = self.change(|cluster, now| cluster.upgrade(&self.node, &request.image, now))?;
+        let ack = "Upgrade request received".to_owned();
+        reply(proto::UpgradeResponse { messages: vec![proto::Upgrade { metadata: None, ack, actor_id }] })
+    }
+
+    async fn image_pull(&self, request: Request<proto::ImagePullRequest>) -> Reply<proto::ImagePullResponse> {
+        self.change(|cluster, _| cluster.pull(&self.node, &request.get_ref().reference))?;
+        reply(proto::ImagePullResponse { messages: vec![proto::ImagePull::default()] })
+    }
+
+    async fn bootstrap(&self, request: Request<proto::BootstrapRequest>) -> Reply<proto::BootstrapResponse> {
+        let request = request.into_inner();
+        let from = match (request.recover_etcd, request.recover_skip_hash_check) {
+            (false, _) => Bootstrap::New,
+            (true, false) => Bootstrap::Snapshot,
+            (true, true) => Bootstrap::DatabaseFile,
+        };
+        self.change(|cluster, now| cluster.bootstrap(&self.node, from, now))?;
+        reply(proto::BootstrapResponse { messages: vec![proto::Bootstrap::default()] })
+    }
+
+    async fn etcd_recover(&self, request: Request<Streaming<Data>>) -> Reply<proto::EtcdRecoverResponse> {
+        self.control_plane("etcd recover")?;
+        let upload = upload::read(request.into_inner()).await?;
+        self.change(|cluster, _| cluster.recover(&self.node, upload))?;
+        reply(proto::EtcdRecoverResponse { messages: vec![proto::EtcdRecover::default()] })
+    }
+
     async fn kubeconfig(&self, _request: Request<()>) -> Reply<BoxStream<Data>> {
         self.control_plane("kubeconfig")?;
         let archive = self.look(|cluster| Ok(files::kubeconfig(cluster, cluster.node(&self.node)?)))?;
@@ -319,6 +373,6 @@ impl MachineService for NodeApi {
 
     async fn etcd_snapshot(&self, _request: Request<proto::EtcdSnapshotRequest>) -> Reply<BoxStream<Data>> {
         self.control_plane("etcd snapshot")?;
-        reply(all(pieces(&self.look(|cluster| cluster.etcd().snapshot(&self.node))?)))
+        reply(all(pieces(&self.change(|cluster, _| cluster.etcd_mut().snapshot(&self.node))?)))
     }
 }

@@ -9,6 +9,8 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ichor_proto::talos::cluster::cluster_service_server::ClusterServiceServer;
 use ichor_proto::talos::cosi::resource::state_server::StateServer;
+use ichor_proto::talos::machine::image_service_server::ImageServiceServer;
+use ichor_proto::talos::machine::lifecycle_service_server::LifecycleServiceServer;
 use ichor_proto::talos::machine::machine_service_server::MachineServiceServer;
 use ichor_proto::talos::storage::storage_service_server::StorageServiceServer;
 use ichor_proto::talos::time::time_service_server::TimeServiceServer;
@@ -19,7 +21,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 
-use crate::talos::model::{Api, Cluster, Line, MachineType};
+use crate::talos::model::{Api, Cluster, Fate, Line, MachineType};
 use crate::talos::role::{Role, needed};
 use crate::talos::simulation::Simulation;
 
@@ -87,7 +89,17 @@ impl NodeApi {
             _ => return Err(Status::permission_denied("not authorized")),
         }
         request.extensions_mut().insert(Caller { roles });
-        self.dispatch(&path, request).await
+        let lost = || Status::unavailable("error reading from server: EOF");
+        let method = path.rsplit('/').next().unwrap_or_default();
+        match self.simulation.fate(&self.node, method) {
+            Fate::Answered => self.dispatch(&path, request).await,
+            Fate::Refused(refusal) => Err(refusal.into()),
+            Fate::LostRequest => Err(lost()),
+            Fate::LostReply => {
+                drop(self.dispatch(&path, request).await);
+                Err(lost())
+            }
+        }
     }
 
     /// In maintenance mode anybody may read and send a config. Up to 1.12 there is little to read.
@@ -191,16 +203,21 @@ impl NodeApi {
     async fn dispatch(&self, path: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         let api = Arc::new(self.clone());
+        let unknown = || Err(Status::unimplemented(format!("unknown service {service}")));
+        let line = self.look(|cluster| Ok(cluster.node(&self.node)?.line()))?;
         // Answers of generated servers are never errors: those are responses too.
         let response = match service {
             "machine.MachineService" => {
                 MachineServiceServer::from_arc(api).max_decoding_message_size(MAX_MESSAGE).call(request).await
             }
+            "machine.LifecycleService" | "machine.ImageService" if !line.has_lifecycle() => return unknown(),
+            "machine.LifecycleService" => LifecycleServiceServer::from_arc(api).call(request).await,
+            "machine.ImageService" => ImageServiceServer::from_arc(api).call(request).await,
             "cosi.resource.State" => StateServer::from_arc(api).call(request).await,
             "cluster.ClusterService" => ClusterServiceServer::from_arc(api).call(request).await,
             "storage.StorageService" => StorageServiceServer::from_arc(api).call(request).await,
             "time.TimeService" => TimeServiceServer::from_arc(api).call(request).await,
-            other => return Err(Status::unimplemented(format!("unknown service {other}"))),
+            _ => return unknown(),
         };
         match response {
             Ok(response) => Ok(response),
