@@ -18,6 +18,7 @@ pub mod health;
 pub mod image;
 pub mod interrupt;
 pub mod kubeconfig;
+pub mod kubernetes;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod machine;

@@ -43,8 +43,8 @@ pub const CONNECT_TIMEOUT_VIA: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(10);
 
 /// A bidirectional stream of bytes, whatever carries it.
-trait BoxedStream: AsyncRead + AsyncWrite + Send {}
-type ByteStream = Pin<Box<dyn BoxedStream>>;
+pub(crate) trait BoxedStream: AsyncRead + AsyncWrite + Send {}
+pub(crate) type ByteStream = Pin<Box<dyn BoxedStream>>;
 
 /// The endpoints of a cluster and the connections to them.
 #[derive(Debug)]

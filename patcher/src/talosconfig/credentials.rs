@@ -38,10 +38,11 @@ impl fmt::Debug for ClientIdentity {
 }
 
 /// Which key is wrong, and how.
-type Problem = (&'static str, &'static str);
+pub(crate) type Problem = (&'static str, &'static str);
 
 impl Credentials {
-    pub(super) fn decode(ca: Option<&str>, crt: Option<&str>, key: Option<&str>) -> Result<Self, Problem> {
+    /// Reads what a config says: base64 of PEM.
+    pub(crate) fn decode(ca: Option<&str>, crt: Option<&str>, key: Option<&str>) -> Result<Self, Problem> {
         let ca = ca.map(|text| certificates("ca", text)).transpose()?.unwrap_or_default();
         let client = match (crt, key) {
             (None, None) => None,

@@ -40,19 +40,34 @@ pub struct Dialer {
 
 impl Dialer {
     pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Link, ConnectError> {
+        self.open(endpoint, |stream| Link::establish(stream, endpoint)).await
+    }
+
+    /// Connects an endpoint and has `greet` begin what is spoken over it, all within the time that an endpoint may
+    /// take.
+    pub(crate) async fn open<T, F>(
+        &self,
+        endpoint: &Endpoint,
+        greet: impl FnOnce(ByteStream) -> F,
+    ) -> Result<T, ConnectError>
+    where
+        F: Future<Output = Result<T, ConnectError>>,
+    {
         let deadline = Instant::now() + self.timeout;
         let late = ConnectError::Timeout { after: self.timeout };
         match &self.route {
             Route::Network(rules) => {
                 let connect = async {
                     let stream = self.network(rules, endpoint, deadline).await?;
-                    self.secure(stream, endpoint).await
+                    greet(handshake(self.tls.clone(), stream, endpoint).await?).await
                 };
                 timeout_at(deadline, connect).await.unwrap_or(Err(late))
             }
             Route::Via(jump) => {
                 let (stream, epitaph) = jump.open(endpoint)?;
-                match timeout_at(deadline, self.secure(Box::pin(stream), endpoint)).await {
+                let connect =
+                    async { greet(handshake(self.tls.clone(), Box::pin(stream), endpoint).await?).await };
+                match timeout_at(deadline, connect).await {
                     Ok(Err(ConnectError::Cut { .. })) => {
                         Err(epitaph.read("it ended without a word".to_owned()).await)
                     }
@@ -81,11 +96,6 @@ impl Dialer {
             Box::pin(stream)
         };
         proxy.tunnel(stream, endpoint).await
-    }
-
-    async fn secure(&self, stream: ByteStream, endpoint: &Endpoint) -> Result<Link, ConnectError> {
-        let stream = handshake(self.tls.clone(), stream, endpoint).await?;
-        Link::establish(stream, endpoint).await
     }
 }
 

@@ -67,7 +67,7 @@ impl Endpoint {
     }
 
     /// Host and port as in a URL, without an IPv6 zone, which no URL has.
-    pub(super) fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let host = strip_zone(&self.host);
         if host.contains(':') { format!("[{host}]:{}", self.port) } else { format!("{host}:{}", self.port) }
     }
