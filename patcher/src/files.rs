@@ -38,6 +38,15 @@ impl AtomicFile {
         Ok(Self { file, temporary, target, committed: false })
     }
 
+    /// Opens what was written so far for reading.
+    ///
+    /// # Errors
+    ///
+    /// Those of opening a file.
+    pub fn reopen(&self) -> io::Result<File> {
+        File::open(&self.temporary)
+    }
+
     /// Makes the content durable and gives it its name.
     ///
     /// # Errors

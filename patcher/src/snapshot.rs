@@ -1,14 +1,21 @@
 //! Snapshots of etcd: streamed to disk with constant memory, and verified before they get their name.
 //!
 //! etcd sends its database, whose size is a multiple of 512, and then the SHA-256 of it (etcd: client/v3/snapshot).
-//! What does not end that way was cut or damaged on its way and is of no use after a disaster, so it is refused.
+//! What does not end that way was cut or damaged on its way and is of no use after a disaster, so it is refused. What
+//! does is opened as well: `bolt` walks the database as etcd's own library does, and `contents` says what is in it.
 
-use std::fmt;
-use std::io::{self, Write};
+mod bolt;
+mod contents;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use ring::digest::{Context, SHA256};
+use serde::Serialize;
 
+pub use self::bolt::Fault;
+pub use self::contents::{Contents, MemberInfo};
 use crate::api::{ApiError, NodeClient};
 use crate::files::AtomicFile;
 
@@ -18,32 +25,31 @@ const TRAILER_BYTES: usize = 32;
 /// What the size of a database is a multiple of.
 const BLOCK_BYTES: u64 = 512;
 
-/// A snapshot that is on disk.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct SnapshotInfo {
+/// What is read of a file at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A snapshot that is whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
     /// Size of the file in bytes, with the hash at its end.
     pub bytes: u64,
-    /// The SHA-256 of the database.
-    pub sha256: [u8; TRAILER_BYTES],
+    /// The SHA-256 of the database in hexadecimal, as it is at the end. None: there is none, and none was wanted.
+    pub sha256: Option<String>,
+    /// What is in it.
+    #[serde(flatten)]
+    pub contents: Contents,
 }
 
-impl SnapshotInfo {
-    /// The hash in hexadecimal.
-    pub fn sha256_hex(&self) -> String {
-        self.sha256.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+/// Whether a database must end with its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashCheck {
+    /// A snapshot does.
+    Required,
+    /// A copy of etcd's own file does not.
+    Skipped,
 }
 
-impl fmt::Debug for SnapshotInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SnapshotInfo")
-            .field("bytes", &self.bytes)
-            .field("sha256", &self.sha256_hex())
-            .finish()
-    }
-}
-
-/// A snapshot that was not taken. Nothing is left of it.
+/// A snapshot that was not taken, of which nothing is left, or one that is of no use.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
@@ -53,6 +59,14 @@ pub enum SnapshotError {
     /// The file could not be written.
     #[error("failed to write the snapshot to {path}")]
     Write {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file could not be read.
+    #[error("failed to read {path}")]
+    Read {
         /// The file.
         path: String,
         /// What the system said.
@@ -70,14 +84,18 @@ pub enum SnapshotError {
     /// The hash is that of something else.
     #[error("the snapshot is damaged: its hash does not match")]
     WrongHash,
+    /// The database is not one that etcd would open.
+    #[error("the database in the snapshot is damaged")]
+    Database(#[source] Fault),
 }
 
-/// Takes a snapshot of the node's etcd member into `path`, with mode 0600: it holds every secret of the cluster.
+/// Takes a snapshot of the node's etcd member into `path`, with mode 0600: it holds every secret of the cluster. It
+/// gets its name only after its hash was checked and its database was opened.
 ///
 /// # Errors
 ///
 /// Those of the call and of writing, and when what arrived is not a whole snapshot. `path` is as it was then.
-pub async fn save(node: &NodeClient, path: &Path) -> Result<SnapshotInfo, SnapshotError> {
+pub async fn take_verified(node: &NodeClient, path: &Path) -> Result<Verified, SnapshotError> {
     let write = |source| SnapshotError::Write { path: path.display().to_string(), source };
     // Before the node is asked: a path that cannot be written should cost nothing.
     let file = AtomicFile::create(path).map_err(write)?;
@@ -87,9 +105,56 @@ pub async fn save(node: &NodeClient, path: &Path) -> Result<SnapshotInfo, Snapsh
         stream.check(&data)?;
         verifier.push(&data.bytes).map_err(write)?;
     }
-    let (info, file) = verifier.finish()?;
-    file.commit().map_err(write)?;
-    Ok(info)
+    let (bytes, sha256, file) = verifier.finish()?;
+    let name = path.display().to_string();
+    let work = move || {
+        let write = |source| SnapshotError::Write { path: name.clone(), source };
+        let read = |source| SnapshotError::Read { path: name.clone(), source };
+        let written = file.reopen().map_err(read)?;
+        let contents =
+            contents::read(&written, bytes - TRAILER_BYTES as u64).map_err(SnapshotError::Database)?;
+        file.commit().map_err(write)?;
+        Ok(Verified { bytes, sha256: Some(hex(&sha256)), contents })
+    };
+    // Some hundred megabytes are read and made durable here, while the program goes on with other things.
+    tokio::task::spawn_blocking(work).await.map_err(|error| write(io::Error::other(error)))?
+}
+
+/// Reads a snapshot, or a copy of etcd's database without a hash, and says what is in it. The file is read in pieces;
+/// it takes as long as it takes to read it twice.
+///
+/// # Errors
+///
+/// When it cannot be read, or is damaged.
+pub fn verify(path: &Path, hash: HashCheck) -> Result<Verified, SnapshotError> {
+    let read = |source| SnapshotError::Read { path: path.display().to_string(), source };
+    let file = File::open(path).map_err(read)?;
+    let mut bytes = file.metadata().map_err(read)?.len();
+    let mut sha256 = None;
+    if bytes % BLOCK_BYTES == TRAILER_BYTES as u64 || hash == HashCheck::Required {
+        let mut verifier = Verifier::new(io::sink());
+        let mut buffer = vec![0; PIECE_BYTES];
+        loop {
+            let count = (&file).read(&mut buffer).map_err(read)?;
+            if count == 0 {
+                break;
+            }
+            verifier.push(&buffer[..count]).map_err(read)?;
+        }
+        match verifier.finish() {
+            Ok((count, trailer, _)) => (bytes, sha256) = (count, Some(trailer)),
+            Err(_) if hash == HashCheck::Skipped => {}
+            Err(SnapshotError::Empty) => return Err(SnapshotError::NoHash { bytes: 0 }),
+            Err(error) => return Err(error),
+        }
+    }
+    let trailer = bytes % BLOCK_BYTES;
+    let contents = contents::read(&file, bytes - trailer).map_err(SnapshotError::Database)?;
+    Ok(Verified { bytes, sha256: sha256.map(|sha256| hex(&sha256)), contents })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Passes a snapshot on and verifies it. The last bytes are held back from the hash until it is clear whether they
@@ -118,7 +183,8 @@ impl<W: Write> Verifier<W> {
         Ok(())
     }
 
-    fn finish(self) -> Result<(SnapshotInfo, W), SnapshotError> {
+    /// The size, the hash, and where it was passed on to.
+    fn finish(self) -> Result<(u64, [u8; TRAILER_BYTES], W), SnapshotError> {
         if self.bytes == 0 {
             return Err(SnapshotError::Empty);
         }
@@ -130,7 +196,7 @@ impl<W: Write> Verifier<W> {
         if self.digest.finish().as_ref() != sha256 {
             return Err(SnapshotError::WrongHash);
         }
-        Ok((SnapshotInfo { bytes: self.bytes, sha256 }, self.output))
+        Ok((self.bytes, sha256, self.output))
     }
 }
 
@@ -144,8 +210,8 @@ mod tests {
         for piece in [1, 7, 31, 32, 33, 512, 1024, whole.len()] {
             let mut verifier = Verifier::new(Vec::new());
             whole.chunks(piece).for_each(|piece| verifier.push(piece).unwrap());
-            let (info, written) = verifier.finish().unwrap();
-            assert_eq!((info.bytes, &info.sha256[..]), (whole.len() as u64, &whole[whole.len() - 32..]));
+            let (bytes, sha256, written) = verifier.finish().unwrap();
+            assert_eq!((bytes, &sha256[..]), (whole.len() as u64, &whole[whole.len() - 32..]));
             assert_eq!(written, whole);
         }
     }
@@ -167,6 +233,72 @@ mod tests {
         let mut flipped = whole.clone();
         flipped[100] ^= 1;
         assert!(matches!(verdict(&flipped), SnapshotError::WrongHash));
+    }
+
+    /// Made by etcd 3.4.23: 20 keys put, two of them deleted, one put again. What `etcdctl snapshot status` says of it:
+    /// hash 497489668, revision 24, 27 keys, 24576 bytes.
+    const REAL: &[u8] = include_bytes!("../tests/fixtures/etcd-3.4.snapshot");
+
+    fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_snapshot_is_read_as_etcd_reads_it() {
+        let verified = verify(written(REAL).path(), HashCheck::Required).unwrap();
+        let contents = &verified.contents;
+        assert_eq!((contents.crc32c, contents.revision), (497_489_668, 24));
+        assert_eq!((contents.total_keys, contents.revisions), (27, 23));
+        assert_eq!((verified.bytes, contents.database_bytes), (24608, 24576));
+        assert_eq!(verified.sha256.as_deref(), Some(&*hex(&REAL[REAL.len() - 32..])));
+        let member = &contents.members[0];
+        // 3319814642761637952, as `etcdctl endpoint status` writes it.
+        assert_eq!((&*member.id, &*member.name), ("2e1259d415f2a040", "cp-1"));
+        assert_eq!(member.peer_urls, ["http://127.0.0.1:23800"]);
+        assert_eq!(contents.cluster_version.as_deref(), Some("3.4.0"));
+        assert_eq!(contents.consistent_index, Some(27));
+    }
+
+    #[test]
+    fn a_copy_of_the_database_has_no_hash_and_is_taken_only_when_that_is_known() {
+        let copy = written(&REAL[..REAL.len() - 32]);
+        assert!(matches!(verify(copy.path(), HashCheck::Required), Err(SnapshotError::NoHash { .. })));
+        let verified = verify(copy.path(), HashCheck::Skipped).unwrap();
+        assert_eq!((verified.sha256, verified.contents.total_keys), (None, 27));
+    }
+
+    #[test]
+    fn a_snapshot_with_any_bit_flipped_or_anything_cut_off_is_refused() {
+        for place in (0..REAL.len()).step_by(97).chain(REAL.len() - 32..REAL.len()) {
+            let mut flipped = REAL.to_vec();
+            flipped[place] ^= 1 << (place % 8);
+            let verdict = verify(written(&flipped).path(), HashCheck::Required);
+            assert!(matches!(verdict, Err(SnapshotError::WrongHash)), "bit of byte {place}: {verdict:?}");
+        }
+        for length in (0..REAL.len()).step_by(211).chain([REAL.len() - 512, REAL.len() - 1]) {
+            let verdict = verify(written(&REAL[..length]).path(), HashCheck::Required);
+            assert!(verdict.is_err(), "cut to {length}: {verdict:?}");
+        }
+    }
+
+    /// Without the hash some damage cannot be seen: bytes of values, and of pages that nothing uses. But what is read is
+    /// then read to its end or refused, whatever byte is changed to whatever.
+    #[test]
+    fn a_damaged_database_is_refused_or_read_and_nothing_else() {
+        let database = &REAL[..REAL.len() - 32];
+        let mut refused = 0;
+        for place in 0..database.len() {
+            let mut damaged = database.to_vec();
+            damaged[place] ^= [0x01, 0x80, 0xff][place % 3];
+            refused += u32::from(contents::read(&damaged[..], damaged.len() as u64).is_err());
+        }
+        assert!(refused > 400, "{refused}");
+        for length in (0..database.len()).step_by(512) {
+            let cut = contents::read(&database[..length], length as u64);
+            assert!(matches!(cut, Err(Fault::Meta | Fault::Cut { .. })), "{length}: {cut:?}");
+        }
     }
 
     fn snapshot(blocks: usize) -> Vec<u8> {

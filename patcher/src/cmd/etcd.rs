@@ -2,6 +2,7 @@
 
 mod alarm;
 mod snapshot;
+mod verify;
 
 use clap::{Args, Subcommand};
 use ichor_proto::talos::machine::{EtcdMember, EtcdMemberStatus};
@@ -68,6 +69,10 @@ enum Command {
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2,10.0.0.3,10.0.0.4 etcd status\n  \
                             ichorctl -n 10.0.0.2 etcd status -o json")]
     Status(Print),
+    /// Open a snapshot and say what is in it; fails when it is damaged
+    #[command(after_help = "Examples:\n  ichorctl etcd verify db.snapshot\n  \
+                            ichorctl etcd verify --skip-hash-check /backup/member/snap/db -o json")]
+    Verify(verify::Verify),
 }
 
 #[derive(Serialize)]
@@ -109,8 +114,13 @@ impl Etcd {
     ///
     /// When there is nobody to ask, or nowhere to print.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        if let Command::Verify(verify) = self.command {
+            return verify.run().await;
+        }
         let session = connection.session()?;
         match self.command {
+            // Needs no connection, and was handled above.
+            Command::Verify(_) => {}
             Command::Alarm(alarm) => return alarm.run(&session.fleet()?).await,
             Command::Defrag => session.single("etcd defrag")?.etcd_defragment().await?,
             Command::ForfeitLeadership(print) => {

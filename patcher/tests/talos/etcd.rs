@@ -3,7 +3,7 @@
 use ichor_proto::talos::machine::{EtcdMember, EtcdMemberAlarm, EtcdMemberStatus};
 use tonic::Status;
 
-use crate::cluster::{Cluster, Run};
+use crate::cluster::Cluster;
 
 #[tokio::test]
 async fn members_and_status_are_printed_with_hexadecimal_ids() {
@@ -85,10 +85,16 @@ async fn a_whole_snapshot_is_saved_and_its_hash_printed() {
     let run = cluster.run(&["etcd", "snapshot", "db.snapshot"]).await;
     let hash: String = whole[whole.len() - 32..].iter().map(|byte| format!("{byte:02x}")).collect();
     let shown = format!(
-        "etcd snapshot saved to \"db.snapshot\" ({} bytes)\nsnapshot info: hash verified, sha256 {hash}\n",
+        "etcd snapshot saved to \"db.snapshot\" ({} bytes)\nhash       verified, sha256 {hash}\nrevision   24\n",
         whole.len()
     );
-    assert_eq!(run, Run { code: Some(0), stdout: shown, stderr: String::new() });
+    assert_eq!((run.code, &*run.stderr), (Some(0), ""));
+    assert!(run.stdout.starts_with(&shown), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("2e1259d415f2a040   cp-1   http://127.0.0.1:23800   false"),
+        "{}",
+        run.stdout
+    );
     assert!(std::fs::read(cluster.path("db.snapshot")).unwrap() == whole);
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::metadata(cluster.path("db.snapshot")).unwrap().permissions().mode();
@@ -102,8 +108,15 @@ async fn a_bad_snapshot_leaves_the_old_one_alone() {
     let whole = snapshot(4096);
     let mut damaged = whole.clone();
     damaged[7] ^= 1;
+    // Its hash is right, and its last two pages are missing.
+    let mut cut = whole[..16384].to_vec();
+    cut.extend_from_slice(ring::digest::digest(&ring::digest::SHA256, &cut).as_ref());
     for (bytes, reason) in [
         (damaged, "the snapshot is damaged: its hash does not match"),
+        (
+            cut,
+            "the database in the snapshot is damaged: it is cut: its 6 pages of 4096 bytes are more than its 16384 bytes",
+        ),
         (
             whole[..4096].to_vec(),
             "the snapshot has no hash at its end: 4096 bytes are not a multiple of 512 and 32 more",
@@ -129,7 +142,7 @@ async fn a_bad_snapshot_leaves_the_old_one_alone() {
     assert_untouched(&cluster);
     let run = cluster.run(&["etcd", "snapshot", "no/such/dir/db"]).await;
     assert_eq!(run.code, Some(1));
-    assert_eq!(cluster.nodes[0].calls().len(), 4, "the node is not asked when there is nowhere to write");
+    assert_eq!(cluster.nodes[0].calls().len(), 5, "the node is not asked when there is nowhere to write");
 }
 
 #[tokio::test]
@@ -155,8 +168,11 @@ fn assert_untouched(cluster: &Cluster) {
     assert_eq!(names, ["db.snapshot", "talosconfig"]);
 }
 
-fn snapshot(bytes: usize) -> Vec<u8> {
-    let mut database: Vec<u8> = (0..bytes).map(|index| (index % 251) as u8).collect();
+/// A snapshot that etcd made, with so many unused bytes behind its last page, and its hash.
+fn snapshot(unused: usize) -> Vec<u8> {
+    let real = include_bytes!("../fixtures/etcd-3.4.snapshot");
+    let mut database = real[..real.len() - 32].to_vec();
+    database.resize(database.len() + unused, 0);
     let hash = ring::digest::digest(&ring::digest::SHA256, &database);
     database.extend_from_slice(hash.as_ref());
     database

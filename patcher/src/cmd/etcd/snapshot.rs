@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use super::verify::describe;
 use crate::api::NodeClient;
 use crate::exit::Exit;
 use crate::output::{Format, Output};
-use crate::snapshot;
+use crate::snapshot::{self, Verified};
 
 /// Flags of `etcd snapshot`.
 #[derive(Args, Debug)]
@@ -24,24 +25,18 @@ pub(super) struct Snapshot {
 struct Saved {
     node: String,
     path: String,
-    bytes: u64,
-    sha256: String,
+    #[serde(flatten)]
+    verified: Verified,
 }
 
 impl Snapshot {
     pub(super) async fn run(self, node: &NodeClient) -> anyhow::Result<Exit> {
-        let info = snapshot::save(node, &self.path).await?;
-        let saved = Saved {
-            node: node.name().to_owned(),
-            path: self.path.display().to_string(),
-            bytes: info.bytes,
-            sha256: info.sha256_hex(),
-        };
+        let verified = snapshot::take_verified(node, &self.path).await?;
+        let path = self.path.display().to_string();
+        let saved = Saved { node: node.name().to_owned(), path, verified };
         Output::new(self.output).record(&saved, |saved| {
-            format!(
-                "etcd snapshot saved to {:?} ({} bytes)\nsnapshot info: hash verified, sha256 {}\n",
-                saved.path, saved.bytes, saved.sha256
-            )
+            let title = format!("etcd snapshot saved to {:?}", saved.path);
+            format!("{title} ({} bytes)\n{}", saved.verified.bytes, describe(&saved.verified))
         })?;
         Ok(Exit::Done)
     }
