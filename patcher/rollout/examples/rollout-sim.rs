@@ -97,6 +97,7 @@ fn print(tally: &Tally) {
     println!("violations        {}", tally.violated);
     println!("accepted outages  {}", tally.accepted_outages);
     println!("unforeseeable     {}", tally.unforeseeable);
+    println!("without consent   {}", tally.kept_out);
     for (faults, (schedules, finished, at_once)) in &tally.finished {
         println!(
             "{faults} faults: {schedules} schedules, {finished} finished, {at_once} of them in the first run"

@@ -27,6 +27,8 @@ pub struct Tally {
     pub accepted_outages: u64,
     /// Quorums lost because a voter failed between the last look and the call.
     pub unforeseeable: u64,
+    /// Schedules in which one or two voters could not be touched, as no outage was accepted.
+    pub kept_out: u64,
     /// By the number of faults: schedules, those that were finished, those that were in the first run.
     pub finished: BTreeMap<usize, (u64, u64, u64)>,
     /// Seeds of schedules with at most one fault that were not finished. The first hundred.
@@ -39,8 +41,8 @@ pub fn schedule(seed: u64) -> (Case, Vec<Fault>) {
     let voters = 1 + (random.next_u64() % 7) as usize;
     let workers = (random.next_u64() % 3) as usize;
     let goal = Goal::ALL[(random.next_u64() % Goal::ALL.len() as u64) as usize];
-    // One and two voters cannot be touched without an outage.
-    let accept = voters < 3 || random.next_u64() % 16 == 0;
+    // One and two voters cannot be touched without an outage, and often enough that is not accepted.
+    let accept = random.next_u64() % if voters < 3 { 2 } else { 16 } == 0;
     let mut case = case(voters, workers, goal, accept);
     for machine in &mut case.machines {
         machine.boot_time = Duration::from_millis(20_000 + random.next_u64() % 160_000);
@@ -57,13 +59,15 @@ pub fn explore(seeds: impl IntoIterator<Item = u64>) -> Tally {
     for seed in seeds {
         let (case, faults) = schedule(seed);
         let report = run(&case, &faults, false);
-        tally.add(seed, &faults, &report);
+        let voters = case.machines.iter().filter(|machine| machine.votes).count();
+        let may_finish = voters > 2 || !case.plan.policy.accept_outage.is_empty();
+        tally.add(seed, may_finish, &faults, &report);
     }
     tally
 }
 
 impl Tally {
-    fn add(&mut self, seed: u64, faults: &[Fault], report: &Report) {
+    fn add(&mut self, seed: u64, may_finish: bool, faults: &[Fault], report: &Report) {
         self.schedules += 1;
         self.traces.insert(report.trace);
         self.calls += u64::from(report.calls);
@@ -78,6 +82,10 @@ impl Tally {
         }
         self.accepted_outages += u64::from(report.accepted_outages);
         self.unforeseeable += u64::from(report.unforeseeable);
+        if !may_finish {
+            self.kept_out += 1;
+            return;
+        }
         let (schedules, finished, at_once) = self.finished.entry(faults.len()).or_default();
         *schedules += 1;
         *finished += u64::from(report.is_finished);
@@ -99,6 +107,7 @@ impl Tally {
         self.violated += other.violated;
         self.accepted_outages += other.accepted_outages;
         self.unforeseeable += other.unforeseeable;
+        self.kept_out += other.kept_out;
         for (faults, (schedules, finished, at_once)) in other.finished {
             let sum = self.finished.entry(faults).or_default();
             *sum = (sum.0 + schedules, sum.1 + finished, sum.2 + at_once);
