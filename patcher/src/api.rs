@@ -189,6 +189,16 @@ impl NodeClient {
         self
     }
 
+    /// Another node, named by this address and dialled by the same endpoints.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be the name of a node.
+    pub fn elsewhere(&self, address: &str) -> Result<Self, NodeNameError> {
+        let node = address.parse().map_err(|_| NodeNameError::NotBare(address.to_owned()))?;
+        Ok(Self { name: address.into(), node: Some(node), ..self.clone() })
+    }
+
     /// The same node, reached through endpoints on these hosts only if no other can be connected.
     #[must_use]
     pub fn avoiding(mut self, hosts: &[String]) -> Self {

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::cmd::connection::Connection;
 use crate::cmd::{
-    apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
-    machineconfig, member, mesh, owner, patch, plan, read, schematic, service, token, version,
+    apply, apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
+    machineconfig, member, mesh, owner, patch, plan, read, schematic, service, token, upgrade, version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -45,12 +45,16 @@ enum Program {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring nodes closer to ichor.yaml, without reboots
+    /// Bring nodes to what ichor.yaml says
     ///
-    /// Applies the steps of `plan` that need neither a reboot nor a restart of etcd nor an image, one node after the
-    /// other, and names the rest.
-    #[command(after_help = "Examples:\n  ichorctl apply\n  ichorctl apply -f ichor.yaml")]
-    Apply(plan::ApplyArgs),
+    /// Does what `plan` shows: pins the addresses of today, brings the daemon's config, then the extension, proves the
+    /// mesh between all pairs, and only then moves addresses, one control plane at a time and never without a quorum.
+    /// Stopped or killed, it goes on where it was when it is run again.
+    #[command(
+        after_help = "Examples:\n  ichorctl apply --dry-run\n  ichorctl apply -f ichor.yaml --until mesh\n  \
+                            ichorctl apply --yes --image factory.example.org/metal-installer/4c1b...:v1.14.1"
+    )]
+    Apply(Box<apply::ApplyArgs>),
 
     /// Give nodes a machine config from a file
     #[command(name = "apply-config")]
@@ -185,6 +189,16 @@ enum Command {
                             ichorctl token list")]
     Token(token::TokenArgs),
 
+    /// Go to another version of Talos, node by node
+    ///
+    /// One worker first, then the workers, then the control planes one at a time, the leader of etcd last. Before each
+    /// control plane a verified snapshot is taken and every other member of etcd must be well by its own word. It stops
+    /// at the first node that is not proven to be what it should.
+    #[command(after_help = "Examples:\n  ichorctl upgrade --to v1.14.1 --dry-run\n  \
+                            ichorctl upgrade --to v1.14.1 --yes --max-unavailable 2\n  \
+                            ichorctl upgrade -f ichor.yaml --to v1.14.1 --simulate 10000")]
+    Upgrade(Box<upgrade::UpgradeArgs>),
+
     /// Print versions
     #[command(
         after_help = "Examples:\n  ichorctl version --client\n  ichorctl -n 10.0.0.2,10.0.0.3 version -o json"
@@ -232,6 +246,7 @@ fn execute(connection: &Connection, command: Command) -> Exit {
 async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Apply(command) => command.run(connection).await,
+        Command::Upgrade(command) => command.run(connection).await,
         Command::ApplyConfig(command) => command.run(connection).await,
         Command::Completion(command) => command.run(),
         Command::Config(command) => command.run(connection).await,

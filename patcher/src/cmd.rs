@@ -1,5 +1,6 @@
 //! One file per command: flags in, calls, output.
 
+pub mod apply;
 pub mod apply_config;
 mod change;
 mod cluster_file;
@@ -28,8 +29,11 @@ pub mod patch;
 mod patches;
 pub mod plan;
 pub mod read;
+mod rolling;
 pub mod schematic;
 mod seen;
 pub mod service;
+mod simulate;
 pub mod token;
+pub mod upgrade;
 pub mod version;

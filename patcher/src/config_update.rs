@@ -348,6 +348,11 @@ pub fn is_same(one: &str, other: &str) -> bool {
     one == other || matches!((documents(one), documents(other)), (Some(one), Some(other)) if one == other)
 }
 
+/// What a config says, always written the same way. None for what is no YAML.
+pub(crate) fn canonical(text: &str) -> Option<Zeroizing<String>> {
+    Some(Zeroizing::new(serde_json::to_string(&documents(text)?).ok()?))
+}
+
 fn documents(text: &str) -> Option<Vec<yaml_serde::Value>> {
     use serde::Deserialize as _;
     let documents = yaml_serde::Deserializer::from_str(text).map(yaml_serde::Value::deserialize);

@@ -110,6 +110,8 @@ pub struct Peer {
     /// Microseconds of the last round trip to it that was measured.
     #[serde(rename = "rttMicros")]
     pub rtt_micros: Option<u64>,
+    /// Whether a packet as long as the MTU came back from it lately.
+    pub full_size: Option<bool>,
     /// Seconds since the Unix epoch since when it is there, or is not any more.
     pub since: Option<u64>,
 }

@@ -361,7 +361,7 @@ fn say(error: ApiError) -> String {
 }
 
 /// The host of `scheme://host[:port]`.
-fn host_of(url: &str) -> Option<&str> {
+pub(crate) fn host_of(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split('/').next()?;
     match authority.strip_prefix('[') {

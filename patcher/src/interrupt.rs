@@ -24,6 +24,21 @@ impl Drop for Hold {
     }
 }
 
+/// Waits for whoever wants a run to end at the next good moment: Ctrl-C, or the SIGTERM of a pod that is deleted.
+pub(crate) async fn asked_to_end() {
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
+    let term = async {
+        match &mut terminated {
+            Some(signal) => drop(signal.recv().await),
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => if result.is_err() { pending().await },
+        () = term => {}
+    }
+}
+
 /// Waits for a Ctrl-C that is meant for us. Never ends where the system does not tell of any.
 pub async fn interrupted() {
     loop {

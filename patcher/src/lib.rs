@@ -27,6 +27,7 @@ pub mod owner;
 pub mod patch;
 pub mod plan;
 pub mod ranges;
+mod roll;
 pub mod schematic;
 pub mod snapshot;
 pub mod talosconfig;

@@ -213,6 +213,11 @@ impl Journal {
         self.nodes.get(node).is_some_and(|log| log.open.is_some())
     }
 
+    /// Whether anything was proven to be done for this node in this run.
+    pub fn is_concluded(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|log| !log.concluded.is_empty())
+    }
+
     /// Whether a call on this node is under way.
     pub fn is_flying(&self, node: &str) -> bool {
         self.nodes.get(node).is_some_and(|log| log.flying.is_some())

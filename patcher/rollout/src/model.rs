@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use cases::{Case, Goal, case, fault};
-pub use explore::{Tally, explore, schedule};
+pub use explore::{Tally, explore, faults, schedule};
 pub use fault::{BootFault, Crash, Fault, InstallFault, Kind, When};
 pub use machine::{Machine, Slot};
 pub use world::World;

@@ -50,6 +50,11 @@ impl MachineStatus {
         self.stage == "running" && self.readiness.ready
     }
 
+    /// Whether the node calls itself ready, in whatever stage.
+    pub const fn is_ready(&self) -> bool {
+        self.readiness.ready
+    }
+
     /// What keeps it from being ready.
     pub fn unmet(&self) -> &[Unmet] {
         &self.readiness.unmet_conditions

@@ -1,4 +1,4 @@
-//! `plan` and `apply`: from `ichor.yaml` and the nodes to steps, and the harmless ones done.
+//! `plan`: from `ichor.yaml` and the nodes to steps.
 
 pub(crate) mod nodes;
 pub(crate) mod service;
@@ -20,7 +20,7 @@ use crate::files::{self, write_private};
 use crate::machine::parse::MAX_BYTES;
 use crate::output::{self, Format, Output};
 use crate::plan::observe::Observation;
-use crate::plan::{self, Options, StepKind, patches, print};
+use crate::plan::{self, Options, patches, print};
 use nodes::Nodes;
 
 /// Flags of `plan`.
@@ -49,13 +49,6 @@ pub struct PlanArgs {
     /// Print the JSON Schema of ichor.yaml and do nothing else
     #[arg(long)]
     schema: bool,
-}
-
-/// Flags of `apply`.
-#[derive(Args, Debug)]
-pub struct ApplyArgs {
-    #[command(flatten)]
-    file: FileArgs,
 }
 
 #[derive(Args, Debug)]
@@ -132,49 +125,6 @@ impl PlanArgs {
             }
         }
         Ok(if self.exit_code && !plan.order.is_empty() { Exit::Changes } else { Exit::Done })
-    }
-}
-
-impl ApplyArgs {
-    /// Runs `apply`: the steps that need neither a reboot nor a restart of etcd nor an image, one node after the
-    /// other, no further after a failure.
-    ///
-    /// # Errors
-    ///
-    /// When a file or node cannot be read, a config cannot be edited, or a node cannot be proven to have taken it.
-    pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
-        let cluster = self.file.load()?;
-        let nodes = Nodes::connect(&cluster, connection, &connection.talosconfig()?, |_| None)?;
-        let (observed, failures) = nodes.observe(&cluster).await?;
-        if !failures.is_empty() {
-            output::note("nothing was changed: there is no plan without all nodes");
-            return Ok(failures.finish());
-        }
-        let plan = steps::make(&cluster, &observed, self.file.options())?;
-        drop(observed);
-        if tell_refusals(&plan) {
-            return Ok(Exit::Refused);
-        }
-        if plan.order.is_empty() {
-            output::note("nothing to do: every node is as the file says");
-        }
-        steps::apply(&plan, &nodes, &output::note).await?;
-        for kind in StepKind::ALL.into_iter().filter(|kind| !kind.is_applied_at_once()) {
-            let has = |node: &&plan::NodePlan| node.steps.iter().any(|step| step.kind == kind);
-            let names: Vec<&str> = plan.nodes.iter().filter(has).map(|node| node.name.as_str()).collect();
-            if !names.is_empty() {
-                output::note(&format!(
-                    "left: {} on {}: {}",
-                    kind.name(),
-                    names.join(", "),
-                    print::not_applied(kind)
-                ));
-            }
-        }
-        for note in &plan.notes {
-            output::note(&format!("note: {note}"));
-        }
-        Ok(Exit::Done)
     }
 }
 

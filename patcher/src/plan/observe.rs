@@ -75,10 +75,15 @@ impl Observation {
     }
 }
 
+/// The image that the config installs.
+pub(crate) fn installer_of(config: &str) -> Option<String> {
+    let parsed = MachineConfig::parse(config.as_bytes(), TalosLine::NEWEST.dialect()).ok()?;
+    Facts::of(&parsed).installer
+}
+
 /// The version that the config installs, when its image says one.
 fn version_of(config: &str) -> Option<TalosVersion> {
-    let parsed = MachineConfig::parse(config.as_bytes(), TalosLine::NEWEST.dialect()).ok()?;
-    let image = Facts::of(&parsed).installer?;
+    let image = installer_of(config)?;
     let tag = image.rsplit_once(':')?.1;
     let tag = tag.split('@').next()?;
     tag.starts_with('v').then(|| tag.parse().ok()).flatten()

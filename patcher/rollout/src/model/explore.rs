@@ -53,6 +53,13 @@ pub fn schedule(seed: u64) -> (Case, Vec<Fault>) {
     (case, faults)
 }
 
+/// Faults for a case, by a seed.
+pub fn faults(case: &Case, seed: u64) -> Vec<Fault> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let count = 1 + random.next_u64() % 3;
+    (0..count).map(|_| fault(&mut random, case)).collect()
+}
+
 /// Tries the schedules of these seeds.
 pub fn explore(seeds: impl IntoIterator<Item = u64>) -> Tally {
     let mut tally = Tally::default();

@@ -1,0 +1,120 @@
+//! `apply`: what `plan` shows, done in the order in which each state in between has a quorum.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ichor_rollout::view::Lock;
+
+use super::cluster_file;
+use super::connection::Connection;
+use super::plan::nodes::Nodes;
+use super::plan::{steps, tell_refusals};
+use super::rolling::{Prepared, Reached, Rolling};
+use crate::api::Capabilities;
+use crate::exit::{Exit, UsageError};
+use crate::output;
+use crate::plan::Options;
+use crate::roll::config_plan::{self, STAGES};
+use crate::roll::perform::flow_of;
+use crate::roll::{observe, target};
+
+/// Flags of `apply`.
+#[derive(Args, Debug)]
+pub struct ApplyArgs {
+    /// The cluster file
+    #[arg(short, long, value_name = "FILE", default_value = "ichor.yaml")]
+    file: PathBuf,
+    /// Plan for nodes whose Talos is newer than what this program knows
+    #[arg(long)]
+    allow_unknown_talos: bool,
+    /// Stop after this stage: pin, mesh, image, prove, switch or firewall
+    #[arg(long, value_name = "STAGE", default_value = "firewall")]
+    until: String,
+    /// An installer image that has the ichor extension, for nodes that lack it
+    #[arg(long, value_name = "REFERENCE")]
+    image: Option<String>,
+    #[command(flatten)]
+    rolling: Rolling,
+}
+
+impl ApplyArgs {
+    /// Runs `apply`.
+    ///
+    /// # Errors
+    ///
+    /// When a file or node cannot be read, a config cannot be edited, or a guard refuses.
+    pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        if !STAGES.contains(&self.until.as_str()) {
+            let text = format!("--until {}: the stages are {}", self.until, STAGES.join(", "));
+            return Err(UsageError(text).into());
+        }
+        let cluster = cluster_file::load(&self.file)?;
+        let talosconfig = connection.talosconfig()?;
+        let nodes = Nodes::connect(&cluster, connection, &talosconfig, |_| None)?;
+        let (observed, failures) = nodes.observe(&cluster).await?;
+        if !failures.is_empty() {
+            output::note("nothing was changed: there is no plan without all nodes");
+            return Ok(failures.finish());
+        }
+        let options = Options { allow_unknown_talos: self.allow_unknown_talos };
+        let plan = steps::make(&cluster, &observed, options)?;
+        if tell_refusals(&plan) {
+            return Ok(Exit::Refused);
+        }
+        let flows: Vec<_> = cluster
+            .machines()
+            .map(|node| {
+                let version =
+                    observed.iter().find(|it| it.node == node.name).and_then(|it| it.version.clone());
+                version
+                    .map_or(ichor_rollout::plan::Flow::Legacy, |version| flow_of(&Capabilities::of(version)))
+            })
+            .collect();
+        drop(observed);
+        for note in &plan.notes {
+            output::note(&format!("note: {note}"));
+        }
+        if plan.order.is_empty() {
+            output::note("nothing to do: every node is as the file says");
+            return Ok(Exit::Done);
+        }
+        let targets = target::of_cluster(&cluster, &nodes)?;
+        let session = connection.session_of(&talosconfig)?;
+        target::refuse_over_mesh(&targets, session.endpoints(), |address| {
+            cluster.mesh.ranges().any(|range| range.contains(&address))
+        })?;
+        let reached = self.rolling.reach(&targets, connection).await?;
+        let kubernetes = match &reached {
+            Reached::Yes(kubernetes) => Some(kubernetes.clone()),
+            Reached::No(_) => None,
+        };
+        let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
+        let source = config_plan::Source {
+            cluster: &cluster,
+            plan: &plan,
+            targets: &targets,
+            view: &view,
+            image: self.image.as_deref(),
+            flows: &flows,
+            until: &self.until,
+            has_kubernetes: kubernetes.is_some(),
+        };
+        let made = config_plan::make(&source, self.rolling.policy(&targets, kubernetes.is_some())?);
+        let left = made.left;
+        let prepared = Prepared {
+            plan: made.rollout,
+            texts: made.texts,
+            targets,
+            reached,
+            trusted: None,
+            purpose: format!("apply {}", cluster.mesh.name),
+            folder: self.rolling.folder(&cluster.mesh.name)?,
+            view: Some(view),
+        };
+        let exit = prepared.go(&self.rolling).await?;
+        for text in left {
+            output::note(&format!("left: {text}"));
+        }
+        Ok(exit)
+    }
+}

@@ -1,0 +1,293 @@
+//! What all commands that carry out a rollout share: their flags, the lock, and how they begin.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use ichor_rollout::plan::{Plan, Policy, Work};
+use ichor_rollout::view::View;
+
+use super::connection::Connection;
+use crate::duration;
+use crate::exit::{Exit, Refusal, UsageError};
+use crate::kubernetes::lease::{self, Lock, LockError};
+use crate::kubernetes::{API_SERVER_PORT, Access, Kubernetes};
+use crate::output::{self, Format};
+use crate::roll::config_plan::Texts;
+use crate::roll::drive::Rollout;
+use crate::roll::perform::Hands;
+use crate::roll::record::{Record, folder};
+use crate::roll::show::Show;
+use crate::roll::target::Target;
+use crate::transport::Endpoint;
+
+/// Flags of commands that change a cluster node by node.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Rollout")]
+pub(crate) struct Rolling {
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do it, reboots and all, without asking
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// Do without the lock in Kubernetes, and without draining: for clusters whose Kubernetes API does not answer
+    #[arg(long)]
+    pub(crate) no_lock: bool,
+    /// Do not move pods away before a node reboots
+    #[arg(long)]
+    pub(crate) no_drain: bool,
+    /// Most workers that are away at a time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) max_unavailable: usize,
+    /// Control planes that may be touched although etcd has no quorum without them (clusters of one or two)
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    pub(crate) accept_outage: Vec<String>,
+    /// Wait this long between two nodes
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "0s")]
+    pub(crate) pause_between: Duration,
+    /// For how long a node has to be seen well before it counts as proven
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "10s")]
+    pub(crate) soak: Duration,
+    /// How long a node may take to come back from a reboot
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "15m")]
+    pub(crate) boot_timeout: Duration,
+    /// How long is waited for etcd before a control plane is touched
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "5m")]
+    pub(crate) gate_timeout: Duration,
+    /// Try the plan on so many simulated clusters with faults, before or in place of the real one
+    #[arg(long, value_name = "N")]
+    pub(crate) simulate: Option<u64>,
+    /// Where the journal, the snapshots and the report go [default: $XDG_STATE_HOME/ichor/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Address of the Kubernetes API [default: port 6443 of the control planes, then that of the kubeconfig]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) kubernetes: Option<String>,
+    /// How to print what happens
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+/// Kubernetes, if it answers, or why it does not.
+pub(crate) enum Reached {
+    Yes(Kubernetes),
+    No(String),
+}
+
+impl Rolling {
+    /// How carefully.
+    pub(crate) fn policy(&self, targets: &[Target], has_kubernetes: bool) -> anyhow::Result<Policy> {
+        let mut accept_outage = BTreeSet::new();
+        for name in &self.accept_outage {
+            let found = targets.iter().position(|target| target.name == *name && target.votes);
+            accept_outage.insert(
+                found.ok_or_else(|| UsageError(format!("--accept-outage: {name} is no control plane")))?,
+            );
+        }
+        if self.max_unavailable == 0 {
+            return Err(UsageError("--max-unavailable 0 leaves nothing to do".to_owned()).into());
+        }
+        Ok(Policy {
+            max_unavailable: self.max_unavailable,
+            accept_outage,
+            drain: has_kubernetes && !self.no_drain,
+            soak: self.soak,
+            boot: self.boot_timeout,
+            gate: self.gate_timeout,
+            pause: self.pause_between,
+            ..Policy::default()
+        })
+    }
+
+    /// The Kubernetes API of the cluster, if it answers.
+    pub(crate) async fn reach(&self, targets: &[Target], connection: &Connection) -> anyhow::Result<Reached> {
+        if self.no_lock {
+            return Ok(Reached::No("it was not asked (--no-lock)".to_owned()));
+        }
+        let mut hosts: Vec<Endpoint> = Vec::new();
+        match &self.kubernetes {
+            Some(host) => hosts.push(Endpoint::new(host, API_SERVER_PORT)?),
+            None => {
+                let names = targets.iter().filter(|target| target.votes).map(|target| target.client.name());
+                hosts.extend(names.filter_map(|name| Endpoint::new(name, API_SERVER_PORT).ok()));
+            }
+        }
+        let access = match Access::of_pod()? {
+            Some(access) => access,
+            None => {
+                let mut problem = None;
+                let mut access = None;
+                for target in targets.iter().filter(|target| target.votes) {
+                    match Access::of_talos(&target.client).await {
+                        Ok(got) => {
+                            access = Some(got);
+                            break;
+                        }
+                        Err(error) => problem = Some(anyhow::Error::from(error)),
+                    }
+                }
+                match (access, problem) {
+                    (Some(access), _) => access,
+                    (None, problem) => {
+                        let why =
+                            problem.map_or("there is no control plane".to_owned(), |it| format!("{it:#}"));
+                        return Ok(Reached::No(why));
+                    }
+                }
+            }
+        };
+        let kubernetes = Kubernetes::new(access, Kubernetes::route(connection.via.as_ref())?, &hosts)?;
+        match kubernetes.nodes().await {
+            Ok(_) => Ok(Reached::Yes(kubernetes)),
+            Err(error) => Ok(Reached::No(format!("{error:#}", error = anyhow::Error::from(error)))),
+        }
+    }
+
+    /// The folder of the journal and the snapshots.
+    pub(crate) fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
+        match &self.state {
+            Some(folder) => Ok(folder.clone()),
+            None => folder(name),
+        }
+    }
+}
+
+/// A plan and what it is carried out with.
+pub(crate) struct Prepared {
+    pub(crate) plan: Plan,
+    pub(crate) texts: Texts,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) reached: Reached,
+    pub(crate) trusted: Option<String>,
+    /// What it is for, in a few words.
+    pub(crate) purpose: String,
+    /// The folder of the journal and the snapshots.
+    pub(crate) folder: PathBuf,
+    /// The nodes as they were seen when the plan was made.
+    pub(crate) view: Option<View>,
+}
+
+impl Prepared {
+    /// Whether any node goes down, or may lock us out.
+    fn is_risky(&self) -> bool {
+        let tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
+        let tried =
+            |work: &Work| matches!(work, Work::Configure { how: ichor_rollout::plan::How::Tried, .. });
+        tasks.into_iter().any(|task| task.work.reboots() || tried(&task.work))
+    }
+
+    /// The plan in words, one line a stage.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for stage in &self.plan.stages {
+            let names: Vec<&str> = stage.tasks.iter().map(|task| &*self.plan.nodes[task.node].name).collect();
+            let what = stage.tasks.first().map_or("", |task| verb(&task.work));
+            let pace = match (stage.at_once, names.len()) {
+                (_, 1) => "",
+                (1, _) => ", one at a time",
+                _ => "",
+            };
+            lines.push(format!("{}: {what} {}{pace}", stage.name, names.join(", ")));
+        }
+        let voters = self.plan.nodes.iter().filter(|node| node.votes).count();
+        let reboots = self
+            .plan
+            .stages
+            .iter()
+            .flat_map(|stage| &stage.tasks)
+            .any(|task| task.work.reboots() && self.plan.nodes[task.node].votes);
+        if reboots && voters < 3 {
+            lines.push(format!(
+                "outage: with {voters} voter(s) etcd and the Kubernetes API are down while a control plane reboots; pods go on"
+            ));
+        }
+        lines
+    }
+
+    /// Asks, takes the lock, and goes.
+    pub(crate) async fn go(self, rolling: &Rolling) -> anyhow::Result<Exit> {
+        let is_json = output::Output::new(rolling.output).is_json();
+        if !is_json {
+            for line in self.lines() {
+                output::note(&format!("plan: {line}"));
+            }
+        }
+        if let Some(count) = rolling.simulate {
+            super::simulate::simulate(&self, count)?;
+        }
+        if rolling.dry_run {
+            return Ok(Exit::Done);
+        }
+        if self.is_risky() && !rolling.yes {
+            let reason = "nodes would reboot, or change how they are reached".to_owned();
+            return Err(
+                Refusal { reason, advice: Some("the same command with --yes does it".to_owned()) }.into()
+            );
+        }
+        let path = self.folder.join("rollout.journal");
+        let (record, journal) = Record::open(&path)?;
+        let me = lease::identity();
+        let (kubernetes, lock) = match self.reached {
+            Reached::Yes(kubernetes) => {
+                let lock = take(&kubernetes, &me, &self.purpose).await?;
+                (Some(kubernetes), Some(lock))
+            }
+            Reached::No(why) if rolling.no_lock => {
+                output::note(&format!("note: there is no lock, and nothing is drained: {why}"));
+                (None, None)
+            }
+            Reached::No(why) => {
+                return Err(Refusal {
+                    reason: format!(
+                        "the Kubernetes API, which has the lock on rollouts, does not answer: {why}"
+                    ),
+                    advice: Some("if nobody else is changing the cluster, say --no-lock".to_owned()),
+                }
+                .into());
+            }
+        };
+        let stamp = crate::roll::now().as_secs();
+        let show = Show::new(is_json, Some(self.folder.join(format!("report-{stamp}.json"))));
+        let hands = Hands {
+            targets: self.targets.into(),
+            kubernetes,
+            me,
+            texts: Arc::new(self.texts),
+            snapshots: self.folder.join("snapshots"),
+            trusted: self.trusted.map(Into::into),
+        };
+        Rollout { plan: self.plan, hands, record, journal, lock, show }.run().await
+    }
+}
+
+async fn take(kubernetes: &Kubernetes, me: &str, purpose: &str) -> anyhow::Result<Lock> {
+    let watching = |held: &lease::Held| {
+        output::note(&format!("waiting for the lock: {} has it, and may be dead", held.holder));
+    };
+    match Lock::acquire(kubernetes, me, purpose, lease::Times::default(), watching).await {
+        Ok(lock) => Ok(lock),
+        Err(error @ LockError::Held(_)) => {
+            Err(Refusal { reason: error.to_string(), advice: Some("wait until it is done".to_owned()) }
+                .into())
+        }
+        Err(error) => Err(error).context("failed to take the lock on rollouts"),
+    }
+}
+
+const fn verb(work: &Work) -> &'static str {
+    use ichor_rollout::plan::How;
+    match work {
+        Work::Pull { .. } => "load the image on",
+        Work::Configure { how: How::Live, .. } => "apply the config, without a reboot, on",
+        Work::Configure { how: How::Staged, .. } => "write the config and reboot",
+        Work::Configure { how: How::Tried, .. } => "try the config, and keep it if both ways work, on",
+        Work::Upgrade { .. } => "install the image on, and reboot,",
+        Work::Reboot => "reboot",
+        Work::RollBack => "boot the former image on",
+        Work::ProveMesh => "prove the mesh between",
+    }
+}

@@ -1,0 +1,160 @@
+//! `upgrade`: another version of Talos on all nodes, without ever losing the quorum of etcd.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use futures_util::future::join_all;
+use ichor_rollout::view::Lock;
+
+use super::cluster_file;
+use super::connection::Connection;
+use super::plan::nodes::Nodes;
+use super::rolling::{Prepared, Reached, Rolling};
+use crate::api::{Capabilities, Support, TalosVersion};
+use crate::config_update::NodeConfig;
+use crate::exit::{Exit, Refusal, UsageError};
+use crate::plan::observe::installer_of;
+use crate::roll::image_check::{self, Today, Wanted};
+use crate::roll::target::{self, Target};
+use crate::roll::{observe, upgrade_plan};
+
+/// Flags of `upgrade`.
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// The version of Talos to go to
+    #[arg(long, value_name = "VERSION")]
+    to: TalosVersion,
+    /// The cluster file; without it the nodes are those that the cluster knows itself
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The installer image for all nodes [default: that of each node's own schematic]
+    #[arg(long, value_name = "REFERENCE", conflicts_with_all = ["schematic", "factory"])]
+    image: Option<String>,
+    /// Another schematic: a file, or the id of one
+    #[arg(long, value_name = "FILE|ID")]
+    schematic: Option<String>,
+    /// The image factory [default: where the node's installer is from, else factory.talos.dev]
+    #[arg(long, value_name = "HOST")]
+    factory: Option<String>,
+    /// The digest of an image whose extensions cannot be seen from here, and that has them nevertheless
+    #[arg(long, value_name = "DIGEST")]
+    trust_image: Option<String>,
+    /// Upgrade nodes by the legacy call even where they have the new ones
+    #[arg(long)]
+    legacy: bool,
+    #[command(flatten)]
+    rolling: Rolling,
+}
+
+impl UpgradeArgs {
+    /// Runs `upgrade`.
+    ///
+    /// # Errors
+    ///
+    /// When a node cannot be read, or a guard refuses.
+    pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        let talosconfig = connection.talosconfig()?;
+        let session = connection.session_of(&talosconfig)?;
+        let (targets, name, range) = match &self.file {
+            Some(path) => {
+                let cluster = cluster_file::load(path)?;
+                let nodes = Nodes::connect(&cluster, connection, &talosconfig, |_| None)?;
+                let targets = target::of_cluster(&cluster, &nodes)?;
+                (targets, cluster.mesh.name.clone(), cluster.mesh.ranges().collect())
+            }
+            None => {
+                let targets = target::discovered(connection).await?;
+                let name = connection.context.clone().unwrap_or_else(|| "cluster".to_owned());
+                (targets, name, Vec::new())
+            }
+        };
+        target::refuse_over_mesh(&targets, session.endpoints(), |address| {
+            range.iter().any(|net: &ipnet::IpNet| net.contains(&address))
+        })?;
+        let wanted = self.wanted()?;
+        let reached = self.rolling.reach(&targets, connection).await?;
+        let kubernetes = match &reached {
+            Reached::Yes(kubernetes) => Some(kubernetes.clone()),
+            Reached::No(_) => None,
+        };
+        let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
+        let read =
+            join_all(targets.iter().map(read)).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let versions: Vec<TalosVersion> = read.iter().map(|(version, _)| version.clone()).collect();
+        let mut refusals = Vec::new();
+        let mut images = Vec::new();
+        for (version, today) in &read {
+            if *version == self.to {
+                images.push(String::new());
+                continue;
+            }
+            if Capabilities::of(version.clone()).support == Support::Unknown {
+                refusals.push(format!(
+                    "{} runs {version}, which is newer than what this program knows",
+                    today.node
+                ));
+            }
+            refusals.extend(image_check::skew(&today.node, version, &self.to).err());
+            match image_check::reference(today, &wanted, &self.to) {
+                Ok(image) => images.push(image),
+                Err(why) => refusals.push(why),
+            }
+        }
+        if let Some(first) = refusals.first() {
+            refusals.iter().skip(1).for_each(|more| crate::output::note(&format!("refused: {more}")));
+            return Err(Refusal { reason: first.clone(), advice: None }.into());
+        }
+        let policy = self.rolling.policy(&targets, kubernetes.is_some())?;
+        let source = upgrade_plan::Source {
+            targets: &targets,
+            view: &view,
+            versions: &versions,
+            to: &self.to,
+            images: &images,
+            has_kubernetes: kubernetes.is_some(),
+            legacy: self.legacy,
+        };
+        let plan = upgrade_plan::make(&source, policy);
+        let prepared = Prepared {
+            plan,
+            texts: crate::roll::config_plan::Texts::new(),
+            targets,
+            reached,
+            trusted: wanted.trusted,
+            purpose: format!("upgrade to {}", self.to),
+            folder: self.rolling.folder(&name)?,
+            view: Some(view),
+        };
+        prepared.go(&self.rolling).await
+    }
+
+    fn wanted(&self) -> anyhow::Result<Wanted> {
+        let mut wanted = Wanted {
+            image: self.image.clone(),
+            trusted: self.trust_image.clone(),
+            factory: self.factory.clone(),
+            ..Wanted::default()
+        };
+        let Some(text) = &self.schematic else { return Ok(wanted) };
+        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            wanted.schematic_id = Some(text.clone());
+            return Ok(wanted);
+        }
+        let content = crate::files::read_bounded(text.as_ref(), 1 << 20)
+            .map_err(|error| UsageError(format!("--schematic {text}: {error}")))?;
+        wanted.schematic = Some(crate::schematic::parse(content.as_bytes())?);
+        Ok(wanted)
+    }
+}
+
+/// What is known of a node's version and image.
+async fn read(target: &Target) -> anyhow::Result<(TalosVersion, Today)> {
+    let node = &target.client;
+    let (reply, extensions, config) = tokio::join!(node.version(), node.extensions(), NodeConfig::read(node));
+    let (reply, extensions, config) = (reply?, extensions?, config?);
+    let version: TalosVersion = reply.version.unwrap_or_default().tag.parse()?;
+    let installer = installer_of(&config.active.text).and_then(|image| image.parse().ok());
+    let platform = reply.platform.map_or_else(|| "metal".to_owned(), |platform| platform.name);
+    let today = Today { node: target.name.clone(), extensions, installer, platform };
+    Ok((version, today))
+}

@@ -1,0 +1,196 @@
+//! Whether an image may replace the one that a node runs.
+
+use std::collections::BTreeSet;
+
+use crate::api::{Extensions, TalosVersion};
+use crate::schematic::{Installer, PUBLIC_FACTORY, Schematic};
+
+/// What the operator asks for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted {
+    /// An installer image for all nodes.
+    pub(crate) image: Option<String>,
+    /// The digest of an image whose content nobody here can see.
+    pub(crate) trusted: Option<String>,
+    /// The schematic of the image, whose extensions can be read.
+    pub(crate) schematic: Option<Schematic>,
+    /// Its id, when only that was given.
+    pub(crate) schematic_id: Option<String>,
+    /// Where images come from, if not from where the node's own did.
+    pub(crate) factory: Option<String>,
+}
+
+/// What is known of a node's image today.
+#[derive(Debug, Clone)]
+pub(crate) struct Today {
+    /// The node.
+    pub(crate) node: String,
+    /// The extensions of its image.
+    pub(crate) extensions: Extensions,
+    /// The installer that its config names, if it is one of a factory.
+    pub(crate) installer: Option<Installer>,
+    /// Its platform, such as `metal`.
+    pub(crate) platform: String,
+}
+
+/// The reference of the image for one node.
+///
+/// # Errors
+///
+/// Why there is none, or it must not be used: it lacks what the node has, or nobody knows what it has.
+pub(crate) fn reference(today: &Today, wanted: &Wanted, to: &TalosVersion) -> Result<String, String> {
+    let has: BTreeSet<&str> = today.extensions.extensions.iter().map(|(name, _)| name.as_str()).collect();
+    if let Some(image) = &wanted.image {
+        return match (image.parse::<Installer>().ok(), &wanted.trusted) {
+            (_, Some(_)) => Ok(image.clone()),
+            (Some(named), None) => {
+                let Some(own) = &today.extensions.schematic else {
+                    return Err(unknown(today, image));
+                };
+                let same = named.schematic == *own;
+                if named.version != to.to_string() {
+                    return Err(format!("{image} is not of {to}"));
+                }
+                if same { Ok(image.clone()) } else { Err(unknown(today, image)) }
+            }
+            (None, None) => Err(unknown(today, image)),
+        };
+    }
+    let id = match (&wanted.schematic, &wanted.schematic_id) {
+        (Some(schematic), _) => {
+            lacks_nothing(today, &has, schematic)?;
+            crate::schematic::id(schematic).map_err(|error| error.to_string())?
+        }
+        (None, Some(id)) if today.extensions.schematic.as_ref() == Some(id) || wanted.trusted.is_some() => {
+            id.clone()
+        }
+        (None, Some(id)) => return Err(unknown(today, &format!("the schematic {id}"))),
+        (None, None) => match &today.extensions.schematic {
+            Some(own) => own.clone(),
+            None if has.is_empty() => empty_schematic(),
+            None => {
+                return Err(format!(
+                    "the image of {} was not made by an image factory: it tells its extensions ({}) but not its \
+                     schematic; say --image, or --schematic with a file",
+                    today.node,
+                    list(&has)
+                ));
+            }
+        },
+    };
+    let own = today.installer.as_ref();
+    let factory = wanted.factory.as_deref().or(own.map(|it| it.factory.as_str())).unwrap_or(PUBLIC_FACTORY);
+    let platform = own.map_or(today.platform.as_str(), |it| it.platform.as_str());
+    let secureboot = own.is_some_and(|it| it.secureboot);
+    let installer = Installer::new(factory, platform, secureboot, &id, &to.to_string());
+    Ok(installer.map_err(|error| error.to_string())?.to_string())
+}
+
+fn unknown(today: &Today, image: &str) -> String {
+    format!(
+        "nobody here knows whether {image} has the extensions that {} has ({}); look, and say --trust-image \
+         sha256:... if it does",
+        today.node,
+        today.extensions.extensions.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// Extensions are named `owner/name` in schematics, and by their last part on nodes.
+fn lacks_nothing(today: &Today, has: &BTreeSet<&str>, schematic: &Schematic) -> Result<(), String> {
+    let named: BTreeSet<&str> =
+        schematic.extensions.iter().map(|name| name.rsplit('/').next().unwrap_or(name)).collect();
+    let lacks: BTreeSet<&str> = has.difference(&named).copied().collect();
+    match lacks.is_empty() {
+        true => Ok(()),
+        false => Err(format!("the schematic lacks {}, which {} has", list(&lacks), today.node)),
+    }
+}
+
+fn list(names: &BTreeSet<&str>) -> String {
+    names.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
+/// The id of a schematic that asks for nothing.
+fn empty_schematic() -> String {
+    crate::schematic::id(&Schematic::default()).unwrap_or_default()
+}
+
+/// Whether Talos supports the way from one version to another: one minor release at a time, and no way back but by the
+/// other slot (Talos: upgrading, "from the latest patch release of each minor").
+///
+/// # Errors
+///
+/// Why not, and what to do first.
+pub(crate) fn skew(node: &str, from: &TalosVersion, to: &TalosVersion) -> Result<(), String> {
+    let (old, new) = ((from.major, from.minor), (to.major, to.minor));
+    if new < old || (new == old && to.patch < from.patch) {
+        return Err(format!(
+            "{node} runs {from}, which is newer than {to}: `ichorctl rollback {node}` boots the image that it had before"
+        ));
+    }
+    if new.0 != old.0 || new.1 > old.1 + 1 {
+        let step = format!("v{}.{}", old.0, old.1 + 1);
+        return Err(format!(
+            "{node} runs {from}: {to} is more than one minor release away; go to {step} first"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn today(extensions: &[&str], schematic: Option<&str>) -> Today {
+        Today {
+            node: "cp-1".to_owned(),
+            extensions: Extensions {
+                extensions: extensions.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect(),
+                schematic: schematic.map(str::to_owned),
+            },
+            installer: None,
+            platform: "metal".to_owned(),
+        }
+    }
+
+    fn version(text: &str) -> TalosVersion {
+        text.parse().unwrap()
+    }
+
+    const ID: &str = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba";
+
+    #[test]
+    fn the_schematic_of_the_node_is_kept() {
+        let image = reference(&today(&["ichor"], Some(ID)), &Wanted::default(), &version("v1.14.1")).unwrap();
+        assert_eq!(image, format!("factory.talos.dev/metal-installer/{ID}:v1.14.1"));
+        assert_eq!(empty_schematic(), ID);
+    }
+
+    #[test]
+    fn an_image_that_lacks_an_extension_or_of_which_nothing_is_known_is_refused() {
+        let to = version("v1.14.1");
+        let node = today(&["ichor", "iscsi-tools"], Some(ID));
+        let lacking = Schematic { extensions: vec!["ichor-mesh/ichor".to_owned()], ..Schematic::default() };
+        let wanted = Wanted { schematic: Some(lacking), ..Wanted::default() };
+        assert_eq!(
+            reference(&node, &wanted, &to).unwrap_err(),
+            "the schematic lacks iscsi-tools, which cp-1 has"
+        );
+        let image = Some("registry.example/installer:v1.14.1".to_owned());
+        let wanted = Wanted { image: image.clone(), ..Wanted::default() };
+        assert!(reference(&node, &wanted, &to).unwrap_err().contains("--trust-image"));
+        let wanted =
+            Wanted { image: image.clone(), trusted: Some("sha256:ab".to_owned()), ..Wanted::default() };
+        assert_eq!(reference(&node, &wanted, &to).unwrap(), image.unwrap());
+        assert!(
+            reference(&today(&["ichor"], None), &Wanted::default(), &to).unwrap_err().contains("not made by")
+        );
+    }
+
+    #[test]
+    fn one_minor_release_at_a_time_and_not_back() {
+        let ok = |from: &str, to: &str| skew("n", &version(from), &version(to)).is_ok();
+        assert!(ok("v1.12.4", "v1.13.0") && ok("v1.13.0", "v1.13.9") && ok("v1.13.9", "v1.13.9"));
+        assert!(!ok("v1.12.4", "v1.14.0") && !ok("v1.14.0", "v1.13.9") && !ok("v1.13.9", "v1.13.8"));
+    }
+}
