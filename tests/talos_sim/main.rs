@@ -3,6 +3,7 @@
 mod change;
 mod damage;
 mod image;
+mod kubernetes;
 mod look;
 mod mesh;
 mod world;

@@ -25,6 +25,7 @@
 //! program again.
 
 pub mod cli;
+pub mod kubernetes;
 pub mod talos;
 pub mod traffic;
 

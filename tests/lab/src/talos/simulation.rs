@@ -51,6 +51,7 @@ struct Shared {
     pki: Pki,
     directory: Mutex<Directory>,
     fingerprints: Mutex<BTreeMap<String, String>>,
+    kubernetes: Mutex<Option<SocketAddr>>,
     changed: watch::Sender<u64>,
 }
 
@@ -67,6 +68,7 @@ impl Simulation {
             pki: Pki::new()?,
             directory: Mutex::default(),
             fingerprints: Mutex::default(),
+            kubernetes: Mutex::default(),
             changed: watch::Sender::new(0),
         })))
     }
@@ -98,6 +100,15 @@ impl Simulation {
     pub(crate) fn set_fingerprint(&self, node: &str, fingerprint: String) {
         lock(&self.0.fingerprints).insert(node.to_owned(), fingerprint);
         self.notify();
+    }
+
+    /// Where the Kubernetes API is served, if anybody serves it. The first who says so is believed.
+    pub(crate) fn set_kubernetes(&self, address: SocketAddr) {
+        lock(&self.0.kubernetes).get_or_insert(address);
+    }
+
+    pub(crate) fn kubernetes(&self) -> Option<SocketAddr> {
+        *lock(&self.0.kubernetes)
     }
 
     /// Changes something; whoever waits for changes looks again.

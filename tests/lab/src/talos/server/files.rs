@@ -1,8 +1,14 @@
 //! Files of a simulated node.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::talos::model::{Cluster, Node, digest};
+use crate::talos::pki::{Pki, PkiError};
+use crate::talos::role::Role;
 
 /// What a file of a node says; `None` if there is no such file.
 pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
@@ -41,15 +47,36 @@ fn daemon_status(node: &Node) -> Option<String> {
     Some(status.to_string())
 }
 
+/// What the admin of Kubernetes logs in with, and the CA to trust. Where nobody serves it, something that looks alike.
+pub(super) fn kubernetes_user(pki: &Pki, is_served: bool) -> Result<(String, String), PkiError> {
+    if !is_served {
+        return Ok((String::new(), "    token: simulated\n".to_owned()));
+    }
+    let client = pki.client(&[Role::Admin], None)?;
+    let cluster = format!("    certificate-authority-data: {}\n", STANDARD.encode(pki.ca_pem()));
+    let user = format!(
+        "    client-certificate-data: {}\n    client-key-data: {}\n",
+        STANDARD.encode(client.pem()),
+        STANDARD.encode(client.key_pem())
+    );
+    Ok((cluster, user))
+}
+
 /// The admin's kubeconfig as the API sends it: a compressed archive with one file.
-pub(super) fn kubeconfig(cluster: &Cluster, node: &Node) -> std::io::Result<Vec<u8>> {
+pub(super) fn kubeconfig(
+    cluster: &Cluster,
+    node: &Node,
+    server: Option<SocketAddr>,
+    (ca, user): &(String, String),
+) -> std::io::Result<Vec<u8>> {
     let control_planes = cluster.names().filter_map(|name| cluster.node(name).ok());
     let first = control_planes.flat_map(Node::addresses).map(|(_, net)| net.addr()).next();
     let host = first.map_or_else(|| node.hostname().to_owned(), |ip| ip.to_string());
+    let server = server.map_or_else(|| format!("{host}:6443"), |server| server.to_string());
     let text = format!(
-        "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: https://{host}:6443\n\
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: https://{server}\n{ca}\
          contexts:\n- name: admin@lab\n  context:\n    cluster: lab\n    namespace: default\n    user: admin@lab\n\
-         current-context: admin@lab\nusers:\n- name: admin@lab\n  user:\n    token: simulated\n"
+         current-context: admin@lab\nusers:\n- name: admin@lab\n  user:\n{user}"
     );
     let mut header = tar::Header::new_gnu();
     header.set_size(text.len() as u64);

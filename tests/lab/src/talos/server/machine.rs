@@ -275,7 +275,11 @@ impl MachineService for NodeApi {
 
     async fn kubeconfig(&self, _request: Request<()>) -> Reply<BoxStream<Data>> {
         self.control_plane("kubeconfig")?;
-        let archive = self.look(|cluster| Ok(files::kubeconfig(cluster, cluster.node(&self.node)?)))?;
+        let server = self.simulation.kubernetes();
+        let failed = |error: crate::talos::PkiError| Status::internal(error.to_string());
+        let user = files::kubernetes_user(self.simulation.pki(), server.is_some()).map_err(failed)?;
+        let archive =
+            self.look(|cluster| Ok(files::kubeconfig(cluster, cluster.node(&self.node)?, server, &user)))?;
         reply(all(pieces(&archive?)))
     }
 
