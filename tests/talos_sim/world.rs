@@ -50,6 +50,12 @@ impl World {
             node("w-1", 11, Some(machine_config("worker", ""))),
             node("new", 21, None),
         ];
+        Self::of(nodes)
+    }
+
+    /// The same with nodes of one's own, of which the first is the endpoint.
+    pub(crate) fn of(nodes: Vec<NodeSpec>) -> Self {
+        let first = nodes[0].name.clone();
         let spec = ClusterSpec { nodes: nodes.clone(), rules: Arc::new(TalosRules), images: Vec::new() };
         let simulation = Simulation::new(spec).expect("a cluster");
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -86,7 +92,7 @@ impl World {
         simulation.set_directory(directory);
         let world =
             Self { simulation, directory: tempfile::tempdir().expect("a directory"), addresses, _stop: stop };
-        world.write_talosconfig("config", Role::Admin, "cp-1");
+        world.write_talosconfig("config", Role::Admin, &first);
         world
     }
 

@@ -191,7 +191,11 @@ impl Cluster {
     /// What becomes of a call to a node, by the name of its method.
     pub fn fate(&mut self, node: &str, method: &str, now: Duration) -> Fate {
         let Ok(node) = self.node_mut(node) else { return Fate::Answered };
-        let since_boot = now.saturating_sub(node.booted_at);
+        // It was on for a while when the lab began.
+        let since_boot = match node.boots {
+            1 => Duration::MAX,
+            _ => now.saturating_sub(node.booted_at),
+        };
         node.faults.fate(method, since_boot)
     }
 

@@ -406,7 +406,7 @@ impl Node {
     }
 
     /// Whether Talos calls it ready: everywhere but in two stages.
-    pub(crate) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         !matches!(self.stage, Stage::Booting | Stage::Running) || self.unmet().is_empty()
     }
 
