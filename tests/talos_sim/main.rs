@@ -8,5 +8,6 @@ mod kubernetes;
 mod look;
 mod mesh;
 mod power;
+mod rollout;
 mod upgrade;
 mod world;

@@ -77,6 +77,8 @@ pub enum Reason {
     Lags(usize, u64),
     /// What it says is older than an earlier look.
     OldNews(usize),
+    /// The target follows another leader than the rest, or none, and nothing new is agreed upon by the rest.
+    Standstill,
     /// It sees other members than the others do.
     Split(usize),
     /// It follows another leader than the others do.
@@ -116,6 +118,12 @@ pub fn guard(etcd: &EtcdView<'_>, target: usize, accept: bool) -> Verdict {
         }
     }
     let own = etcd.voters.iter().find(|(node, _)| *node == target).and_then(|(_, it)| *it);
+    // The target may be what is ill. Or it is the only one that does not tell old news: then nothing is agreed upon any more.
+    let disagrees = own.zip(reference).is_some_and(|(own, other)| own.leader != other.leader);
+    let furthest_other = others().filter_map(|(_, it)| it.as_ref()).map(|it| it.applied).max();
+    if disagrees && furthest_other <= etcd.floor {
+        reasons.insert(Reason::Standstill);
+    }
     // A cluster of one has nobody else to tell.
     let members: &[Member] = reference.or(own).map_or(&[], |it| &it.members);
     reasons.extend(strangers(etcd, target, own, members));
@@ -214,6 +222,9 @@ impl Reason {
             Self::Lags(node, by) => format!("the etcd member of {} is {by} entries behind", name(*node)),
             Self::OldNews(node) => {
                 format!("what the etcd member of {} says is older than the look before", name(*node))
+            }
+            Self::Standstill => {
+                "etcd agrees on nothing new, and its members do not agree who leads".to_owned()
             }
             Self::Split(node) => {
                 format!("the etcd member of {} sees other members than the rest do", name(*node))

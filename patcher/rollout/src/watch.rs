@@ -12,6 +12,8 @@ pub(crate) struct Watch {
     floor: Option<u64>,
     /// When the last look began, and how far the furthest member was in it.
     last: Option<(Duration, u64)>,
+    /// When the look before that began.
+    before: Option<Duration>,
     nodes: BTreeMap<usize, Seen>,
 }
 
@@ -29,6 +31,7 @@ impl Watch {
         if self.last.is_some_and(|(at, _)| view.at <= at) {
             return;
         }
+        self.before = self.last.map(|(at, _)| at);
         let floor = self.floor.max(self.last.map(|(_, index)| index));
         let members = view.nodes.iter().filter_map(|node| node.etcd.as_ref());
         let index = members.map(|member| member.index).max().unwrap_or(0);
@@ -41,6 +44,12 @@ impl Watch {
     /// What no present word of a member of etcd may fall short of.
     pub(crate) const fn floor(&self) -> Option<u64> {
         self.floor
+    }
+
+    /// When the look before the last one began. What it saw is the floor of the last one, so old news that began before
+    /// it shows.
+    pub(crate) const fn before(&self) -> Option<Duration> {
+        self.before
     }
 
     /// Since when each look found a node steady, in the same boot.

@@ -196,6 +196,11 @@ impl Session {
         self.client.node(name).map_err(|error| UsageError(format!("{:#}", anyhow::Error::from(error))).into())
     }
 
+    /// Whichever endpoint comes next, for what any control plane node can answer.
+    pub(crate) fn any_endpoint(&self) -> Option<NodeClient> {
+        self.client.any_endpoint()
+    }
+
     /// The endpoints, as they were given.
     pub fn endpoints(&self) -> &[String] {
         &self.endpoints

@@ -1,14 +1,17 @@
 //! The nodes of a rollout, and how each is reached.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::join_all;
 use serde::Deserialize;
 
 use crate::api::{ListFilter, NodeClient};
 use crate::cluster::{Cluster, Role};
 use crate::cmd::connection::Connection;
 use crate::cmd::plan::nodes::Nodes;
+use crate::daemon_status;
 use crate::exit::Refusal;
 
 /// A node of a rollout.
@@ -52,12 +55,14 @@ pub(crate) fn of_cluster(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Vec
     cluster.machines().map(target).collect()
 }
 
-/// The nodes of a cluster as its nodes discovered each other.
+/// The nodes of a cluster as its nodes discovered each other. Each is reached by its first address that is not one of
+/// the mesh, as far as the daemons tell which those are.
 pub(crate) async fn discovered(connection: &Connection) -> anyhow::Result<Vec<Target>> {
     let session = connection.session()?;
-    let endpoints = session.endpoints().to_vec();
-    let first = connection.nodes.first().or(endpoints.first()).context("there is no endpoint")?;
-    let asked = session.node(first)?;
+    let asked = match connection.nodes.first() {
+        Some(node) => session.node(node)?,
+        None => session.any_endpoint().context("there is no endpoint")?,
+    };
     let mut targets: Vec<Target> = Vec::new();
     for member in asked.list("cluster", "Members.cluster.talos.dev", ListFilter::default()).await? {
         let spec: Spec = member.spec()?;
@@ -68,13 +73,29 @@ pub(crate) async fn discovered(connection: &Connection) -> anyhow::Result<Vec<Ta
         let name = if spec.hostname.is_empty() { member.metadata.id.clone() } else { spec.hostname };
         targets.push(Target { name, client, votes, mesh: None, addresses: spec.addresses });
     }
+    let own = join_all(targets.iter().map(|target| mesh_addresses(&target.client))).await;
+    for (target, own) in targets.iter_mut().zip(&own) {
+        target.mesh = target.addresses.iter().find(|address| own.contains(address)).copied();
+        let is_below = |address: &&IpAddr| !own.contains(address);
+        if let Some(address) = target.addresses.iter().find(is_below) {
+            target.client = session.node(&address.to_string())?;
+        }
+    }
     targets.sort_by(|one, other| (!one.votes, &one.name).cmp(&(!other.votes, &other.name)));
     if !targets.iter().any(|target| target.votes) {
-        let reason = format!("{first} knows no control plane node of its cluster");
+        let reason = format!("{} knows no control plane node of its cluster", asked.name());
         let advice = Some("name the nodes in ichor.yaml and give it with -f".to_owned());
         return Err(Refusal { reason, advice }.into());
     }
     Ok(targets)
+}
+
+/// The addresses that a node has in the mesh, by its daemon. None where there is no daemon to tell.
+async fn mesh_addresses(client: &NodeClient) -> Vec<IpAddr> {
+    let patient = client.clone().with_deadline(Duration::from_secs(4));
+    let status = daemon_status::read(&patient).await.unwrap_or_default();
+    let address = |net: &String| net.split('/').next()?.parse().ok();
+    status.addresses.iter().filter_map(address).collect()
 }
 
 /// Refuses to roll over the very mesh that the roll may take down.

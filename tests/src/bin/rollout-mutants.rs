@@ -14,9 +14,7 @@ const GUARD: &str = "patcher/rollout/src/guard.rs";
 const NEXT: &str = "patcher/rollout/src/next.rs";
 const BEGIN: &str = "patcher/rollout/src/next/begin.rs";
 const BOOT: &str = "patcher/rollout/src/next/boot.rs";
-const CONFIG: &str = "patcher/rollout/src/next/config.rs";
 const GATE: &str = "patcher/rollout/src/next/gate.rs";
-const JOURNAL: &str = "patcher/rollout/src/journal.rs";
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -44,22 +42,34 @@ const MUTANTS: &[Mutant] = &[
         to: "drain.or_else(",
     },
     Mutant {
-        name: "a view may be as old as it likes",
-        file: NEXT,
-        from: "    if view.at < journal.last_change() || view.at + plan.policy.max_age < now {",
-        to: "    if false {",
-    },
-    Mutant {
-        name: "a lock that is lost stops nothing",
-        file: NEXT,
-        from: "        Lock::Lost => false,",
-        to: "        Lock::Lost => true,",
-    },
-    Mutant {
-        name: "an image is written again when its end is not known",
+        name: "etcd is looked at only once before a control plane goes down",
         file: BOOT,
-        from: "(self.now < until).then(|| self.wait(task, Why::Install, Some(until)))",
-        to: "(self.now < until).then(|| Step::Act { call: Call::Install, anew: false })",
+        from: "first.or_else(|| self.second_look(task)).unwrap_or(",
+        to: "first.unwrap_or(",
+    },
+    Mutant {
+        name: "the target counts among those that stay",
+        file: GUARD,
+        from: "healthy: others().filter(|(_, it)| it.is_some()).count()",
+        to: "healthy: etcd.voters.iter().filter(|(_, it)| it.is_some()).count()",
+    },
+    Mutant {
+        name: "alarms do not close the gate",
+        file: GUARD,
+        from: "    if said.ailing {",
+        to: "    if said.ailing && said.leader == 0 {",
+    },
+    Mutant {
+        name: "an image that was written by an earlier process is not known",
+        file: BOOT,
+        from: "let Some(made) = attempt.made(&Call::Install) else {",
+        to: "let Some(made) = attempt.made(&Call::Install).filter(|made| made.is_ours) else {",
+    },
+    Mutant {
+        name: "a mark that is there already keeps nobody from writing an image",
+        file: BEGIN,
+        from: "        is_marked.then(|| self.wait_at_gate(task, Why::Mark))",
+        to: "        (is_marked && !task.work.reboots()).then(|| self.wait_at_gate(task, Why::Mark))",
     },
     Mutant {
         name: "the old version is good enough",
@@ -78,18 +88,6 @@ const MUTANTS: &[Mutant] = &[
         file: BEGIN,
         from: "(made.outcome != Some(super::Ended::Refused) && !is_kept && self.now < until).then_some(until)",
         to: "(made.is_done() && made.is_ours && !is_kept && self.now < until).then_some(until)",
-    },
-    Mutant {
-        name: "a trial is kept without a look from both sides",
-        file: CONFIG,
-        from: "let is_in_time = made.is_ours && made.is_done() && self.now + KEEP_MARGIN <= ends;",
-        to: "let is_in_time = made.is_ours && made.is_done();",
-    },
-    Mutant {
-        name: "the next process does not know of calls whose end nobody saw",
-        file: JOURNAL,
-        from: "                    made.outcome = Some(Ended::Unknown);",
-        to: "                    made.outcome = Some(Ended::Refused);",
     },
     Mutant {
         name: "nodes go down with their pods",
@@ -114,7 +112,7 @@ const MUTANTS: &[Mutant] = &[
 #[derive(Debug, Parser)]
 struct Args {
     /// Within how many schedules each is to be found
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 40_000)]
     schedules: u64,
 }
 

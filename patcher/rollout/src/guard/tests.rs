@@ -103,6 +103,18 @@ fn members_that_do_not_vote_have_not_started_or_are_not_known_keep_the_gate_clos
 }
 
 #[test]
+fn a_target_without_a_leader_is_touched_only_where_the_others_go_on() {
+    let with = |applied: u64| {
+        let mut said = cluster(3);
+        said[0].as_mut().unwrap().leader = 0;
+        said.iter_mut().skip(1).flatten().for_each(|it| (it.index, it.applied) = (applied, applied));
+        said
+    };
+    assert_eq!(reasons(&with(490)), [Reason::Standstill]);
+    assert!(matches!(verdict(&with(491), false), Verdict::Go { .. }));
+}
+
+#[test]
 fn one_look_is_not_enough() {
     let said = cluster(3);
     let voters = said.iter().enumerate().map(|(node, said)| (node, said.as_ref())).collect();

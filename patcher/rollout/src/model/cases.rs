@@ -218,7 +218,7 @@ pub fn fault(random: &mut impl RngCore, case: &Case) -> Fault {
     let call = When::Call(below(nodes as u64 * 9) as u32);
     let start = When::At(case.start);
     let seconds = Duration::from_secs;
-    let (when, kind) = match below(21) {
+    let (when, kind) = match below(24) {
         0 => (call, Kind::Crash(Crash::BeforeEntry)),
         1 => (call, Kind::Crash(Crash::BeforeCall)),
         2 => (call, Kind::Crash(Crash::DuringCall)),
@@ -239,6 +239,10 @@ pub fn fault(random: &mut impl RngCore, case: &Case) -> Fault {
         17 => (at, Kind::Down(node, seconds(20 + below(1800)))),
         18 => (at, Kind::Ailing(node, seconds(10 + below(900)))),
         19 => (at, Kind::SecondOperator),
+        20 => (at, Kind::Masked(node, seconds(20 + below(900)))),
+        // Longer than a view is good for, and shorter than the lock.
+        21 => (call, Kind::Asleep(seconds(16 + below(30)))),
+        22 => (call, Kind::LostReply),
         _ => (at, Kind::LockLost),
     };
     Fault { when, kind }

@@ -48,6 +48,9 @@ pub enum Kind {
     Leader(usize),
     /// The node goes down and comes back after that time.
     Down(usize, Duration),
+    /// The node goes down and comes back after that time, and until then something in between tells what was true
+    /// before.
+    Masked(usize, Duration),
     /// The member of etcd reports an alarm, or falls behind, for that time.
     Ailing(usize, Duration),
     /// Somebody else starts the same rollout.
@@ -115,6 +118,7 @@ impl Kind {
             Self::SlowEtcd(..) => "slow etcd",
             Self::Leader(_) => "leader change",
             Self::Down(..) => "node down",
+            Self::Masked(..) => "node down behind stale reads",
             Self::Ailing(..) => "etcd alarm or lag",
             Self::SecondOperator => "second operator",
             Self::LockLost => "lock lost",

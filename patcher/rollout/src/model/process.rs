@@ -158,7 +158,10 @@ impl Process {
             false => (Duration::ZERO, Outcome::Refused("too late".into())),
             true if lost_request => (Duration::from_secs(30), Outcome::Unknown("lost".into())),
             true if action.call == Call::Conclude => (Duration::ZERO, Outcome::Done),
-            true => world.receive(self.id, self.task(&action), &action, view.at),
+            true => {
+                let before = self.journal.watch.before().unwrap_or(view.at);
+                world.receive(self.id, self.task(&action), &action, (before, view.at))
+            }
         };
         let (time, outcome) = match lost_reply && outcome.is_done() {
             true => (time.max(Duration::from_secs(30)), Outcome::Unknown("lost".into())),

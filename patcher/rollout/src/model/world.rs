@@ -179,6 +179,11 @@ impl World {
             Kind::SlowEtcd(node, by) => self.machines[node].slow_etcd = by,
             Kind::Leader(node) if self.healthy(node) && self.has_quorum() => self.leader = Some(node),
             Kind::Down(node, time) => self.machines[node].power = Power::Off(self.now + time),
+            Kind::Masked(node, time) => {
+                let said = self.look_at(node);
+                self.machines[node].stale = Some((self.now + time, Box::new(said)));
+                self.machines[node].power = Power::Off(self.now + time);
+            }
             Kind::Ailing(node, time) => self.ailing.push((node, self.now + time)),
             Kind::SecondOperator => self.second_operator = true,
             Kind::LockLost => self.lock = Some((NOBODY, self.now + LEASE)),
@@ -286,7 +291,7 @@ impl World {
         holder: u32,
         task: Option<&Task>,
         action: &Action,
-        looked: Duration,
+        looked: (Duration, Duration),
     ) -> (Duration, Outcome) {
         let node = action.node;
         self.report.calls += 1;
@@ -320,19 +325,17 @@ impl World {
     }
 
     /// Whether this voter may be taken down now.
-    fn judge(&mut self, node: usize, looked: Duration) {
-        let others = |it: &Self| {
-            (0..it.machines.len())
-                .filter(|index| *index != node && it.machines[*index].votes && !it.healthy(*index))
-                .collect::<Vec<_>>()
-        };
+    fn judge(&mut self, node: usize, (before, looked): (Duration, Duration)) {
         let left = self.healthy_voters() - usize::from(self.healthy(node));
         let quorum = self.members.len() / 2 + 1;
-        let away = others(self);
-        let was_visible = |it: &Self| {
-            away.iter().any(|index| it.machines[*index].lost_since.is_some_and(|since| since <= looked))
-        };
-        let is_visible = was_visible(self);
+        let others = (0..self.machines.len()).filter(|index| *index != node && self.machines[*index].votes);
+        let away: Vec<usize> = others.filter(|index| !self.healthy(*index)).collect();
+        let is_visible = away.iter().any(|index| {
+            let machine = &self.machines[*index];
+            // Old news that began after the look before the last one cannot be told from news.
+            let seen = if machine.stale.is_some() { before } else { looked };
+            machine.lost_since.is_some_and(|since| since <= seen)
+        });
         if left < quorum {
             match (self.accept.contains(&node), away.is_empty() || is_visible) {
                 (true, _) if away.is_empty() => self.report.accepted_outages += 1,

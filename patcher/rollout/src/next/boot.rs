@@ -83,7 +83,7 @@ impl Case<'_> {
         // The one call that does everything drains by itself.
         let drain = if leaving == Call::Upgrade { None } else { self.drain(task, attempt) };
         let first = drain.or_else(|| self.gate(task)).or_else(|| self.hand_over(task, attempt));
-        first.unwrap_or(Step::Act { call: leaving, anew: false })
+        first.or_else(|| self.second_look(task)).unwrap_or(Step::Act { call: leaving, anew: false })
     }
 
     /// It was told to leave its boot and has not come back from it.

@@ -24,6 +24,14 @@ impl Case<'_> {
         Some(self.wait_at_gate(task, why))
     }
 
+    /// Before a control plane goes down etcd is looked at twice after whatever was done last. What a node says in the second
+    /// look has to be newer than the first, so old news from longer ago show. Those that began in between cannot.
+    pub(super) fn second_look(&self, task: &Task) -> Option<Step> {
+        let is_second = self.journal.watch.before().is_some_and(|before| before >= self.journal.last_change());
+        let votes = self.plan.nodes[task.node].votes;
+        (votes && !is_second).then(|| self.wait(task, Why::Look, None))
+    }
+
     /// Waits for the gate, and gives up when it stays closed.
     pub(super) fn wait_at_gate(&self, task: &Task, why: Why) -> Step {
         let deadline = self.gate_deadline();
