@@ -52,6 +52,7 @@ pub struct Etcd {
     /// What was written, in this order.
     pub(super) writes: Vec<(String, String)>,
     pub(super) saved: BTreeMap<[u8; 32], Saved>,
+    pub(super) database_bytes: Option<u64>,
 }
 
 impl Etcd {
@@ -277,7 +278,7 @@ impl Etcd {
     /// The state of the member of `node`.
     pub(crate) fn status(&self, node: &str, version: &str) -> Result<EtcdMemberStatus, Refusal> {
         let member = self.running(node)?;
-        let size = self.database(node).len() as i64;
+        let size = i64::try_from(self.database(node).len()).unwrap_or(i64::MAX);
         let errors = if self.leader.is_none() { vec![NO_LEADER.to_owned()] } else { Vec::new() };
         Ok(EtcdMemberStatus {
             protocol_version: version.to_owned(),

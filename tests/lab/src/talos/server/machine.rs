@@ -377,6 +377,11 @@ impl MachineService for NodeApi {
 
     async fn etcd_snapshot(&self, _request: Request<proto::EtcdSnapshotRequest>) -> Reply<BoxStream<Data>> {
         self.control_plane("etcd snapshot")?;
-        reply(all(pieces(&self.change(|cluster, _| cluster.etcd_mut().snapshot(&self.node))?)))
+        let snapshot = self.look(|cluster| cluster.etcd().stream(&self.node))?;
+        let simulation = self.simulation.clone();
+        let bytes = snapshot.pieces(move |hash, saved| {
+            simulation.change(|cluster, _| cluster.etcd_mut().remember(hash, saved));
+        });
+        reply(Box::pin(tokio_stream::iter(bytes.flat_map(|bytes| pieces(&bytes)).map(Ok))))
     }
 }
