@@ -52,7 +52,14 @@ enum Command {
                             nat: random              # none, port-preserving, random, static\n      \
                             uplink: {shape: {delayMs: 20, loss: 0.01, silentMtu: 1400}}\n      \
                             nodes: [{name: a}, {name: b, link: {mtu: 1280}}]\n    - name: cloud\n      \
-                            nodes: [{name: c}]")]
+                            nodes: [{name: c}]\n  talos:                         # all nodes are simulated Talos nodes\n    \
+                            controlPlanes: 3           # the first ones\n    \
+                            version: \"1.12\"\n    \
+                            versions: {c: \"1.13\"}    # of single nodes\n    \
+                            images:                    # that they can be upgraded to\n      \
+                            - {reference: \"factory.example/installer/abc:v1.13.9\", version: \"1.13\", schematic: abc}\n      \
+                            - {reference: \"bad:1\", version: \"1.13\", extensions: {}, fault: stuckBooting}\n        \
+                            # or notInstallable, bootLoop, rollsBack, slowBoot")]
     Up {
         #[command(flatten)]
         name: Name,
@@ -213,7 +220,7 @@ impl What {
         let mut topology = self.topology()?;
         if !is_file && topology.talos.is_none() {
             let control_planes = if topology.nodes().count() < 3 { 1 } else { 3 };
-            topology.talos = Some(Talos { version, control_planes, new: 0, without_mesh: false });
+            topology.talos = Some(Talos { version, control_planes, ..Talos::default() });
         }
         if topology.talos.is_some() {
             topology.membership = Membership::Tokens;

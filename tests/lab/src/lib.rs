@@ -52,4 +52,7 @@ pub use protocol::{
     Cut, Daemon, Exit, LinkEvent, LinkEventKind, LinkName, NodeView, ShapeCounters, SiteView, View,
 };
 pub use reentry::{reenter, reenter_with};
-pub use topology::{Family, Ipv6, Link, MAX, Membership, Nat, NodeSpec, Nodes, Shape, Site, Talos, Topology};
+pub use topology::{
+    Family, Ipv6, Link, MAX, Membership, Nat, NodeSpec, Nodes, Shape, Site, Talos, TalosFault, TalosImage,
+    Topology,
+};

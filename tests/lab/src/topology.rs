@@ -1,5 +1,7 @@
 //! What a lab is made of: sites, nodes, NATs and links. Plain values, checked once.
 
+mod talos;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
@@ -10,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::LabError;
 use crate::talos::model::Line;
+
+pub use self::talos::{Nodes, Talos, TalosFault, TalosImage};
 
 /// Most sites, and most nodes, of one lab: each node is a process and some namespaces, and has one number in
 /// every /24.
@@ -49,52 +53,6 @@ pub enum Membership {
     Tokens,
 }
 
-/// The Talos cluster that the nodes of a lab are.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Talos {
-    /// The version that all nodes run.
-    #[serde(default)]
-    pub version: Line,
-    /// How many of the nodes, the first ones, are control plane nodes.
-    pub control_planes: usize,
-    /// How many of the nodes, the last ones, wait for a config in maintenance mode. They have no ichord before.
-    #[serde(default)]
-    pub new: usize,
-    /// Whether the mesh comes later, by configs that are applied: then nodes start without anything of it.
-    #[serde(default)]
-    pub without_mesh: bool,
-}
-
-/// The numbers of a cluster's nodes, as `3+2` or `3+2+1`: control plane nodes, workers, and nodes without a config.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Nodes {
-    /// Control plane nodes.
-    pub control_planes: usize,
-    /// Workers.
-    pub workers: usize,
-    /// Nodes that wait for a config.
-    pub new: usize,
-}
-
-impl FromStr for Nodes {
-    type Err = LabError;
-
-    fn from_str(text: &str) -> Result<Self, LabError> {
-        let malformed = || LabError::Topology(format!("{text:?} is not CONTROL-PLANES+WORKERS[+NEW]"));
-        let numbers: Result<Vec<usize>, _> = text.split('+').map(str::parse).collect();
-        let (control_planes, workers, new) = match *numbers.map_err(|_| malformed())? {
-            [control_planes, workers] => (control_planes, workers, 0),
-            [control_planes, workers, new] => (control_planes, workers, new),
-            _ => return Err(malformed()),
-        };
-        if control_planes == 0 || control_planes > MAX || workers > MAX || new > MAX {
-            return Err(LabError::Topology(format!("{text:?} is no cluster: it needs a control plane node")));
-        }
-        Ok(Self { control_planes, workers, new })
-    }
-}
-
 impl Topology {
     /// A Talos cluster: its control plane at home behind a NAT, its workers in the cloud, and new machines at home.
     pub fn talos(nodes: Nodes, version: Line) -> Self {
@@ -113,7 +71,7 @@ impl Topology {
             sites.push(shed);
         }
         let talos =
-            Talos { version, control_planes: nodes.control_planes, new: nodes.new, without_mesh: false };
+            Talos { version, control_planes: nodes.control_planes, new: nodes.new, ..Talos::default() };
         Self { sites, talos: Some(talos), ..Self::default() }
     }
 }
@@ -398,12 +356,8 @@ impl Topology {
             }
             check_link(&node.link)?;
         }
-        if let Some(talos) = &self.talos
-            && (talos.control_planes == 0 || talos.control_planes + talos.new > nodes)
-        {
-            return problem(
-                "a Talos cluster needs a control plane node, and no more than there are".to_owned(),
-            );
+        if let Some(talos) = &self.talos {
+            talos.check(self.nodes().map(|(_, node)| node.name.as_str()))?;
         }
         Ok(())
     }

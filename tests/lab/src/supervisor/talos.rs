@@ -53,7 +53,7 @@ impl World {
                 machine_config(machine_type, &node.name, &endpoint, lan.into(), ichor.map(String::as_str));
             nodes.push(NodeSpec {
                 name: node.name.clone(),
-                line: talos.version,
+                line: talos.version_of(&node.name),
                 addresses: lan_addresses(&self.topology, &node.name),
                 config: (!is_new).then_some(text),
                 extensions: vec![EXTENSION.to_owned()],
@@ -63,7 +63,8 @@ impl World {
             directory.add(node.name.clone(), SocketAddr::new(addresses.ip(Family::V4), PORT));
         }
         let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
-        let simulation = Simulation::new(ClusterSpec { nodes, rules, images: Vec::new() })
+        let images = talos.images.iter().map(Into::into).collect();
+        let simulation = Simulation::new(ClusterSpec { nodes, rules, images })
             .attempt(|| "start the simulated Talos nodes".to_owned())?;
         simulation.set_directory(directory);
         for name in names {

@@ -115,7 +115,8 @@ impl World {
         let configs = world.configure().await?;
         if let Some(talos) = world.topology.talos.clone() {
             let simulation = world.simulate(&talos, &configs, rules).await?;
-            progress(format!("{} nodes run Talos {}", places.len(), talos.version.tag()));
+            let versions = talos.describe(places.iter().map(|(_, node)| node.name.as_str()));
+            progress(format!("{} nodes run Talos {versions}", places.len()));
             for effect in simulation.effects() {
                 if let Effect::Run { node, config, .. } = effect {
                     world.run_extension(&node, &config).await?;

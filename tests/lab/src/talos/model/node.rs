@@ -366,7 +366,7 @@ impl Node {
                 Some(config) if self.told.get(&service).is_none_or(|told| told.config != *config) => {
                     let is_mounted = is_boot || self.told.contains_key(&service);
                     self.told.insert(service.clone(), Told { config: config.clone(), is_mounted });
-                    if is_mounted {
+                    if is_mounted && !self.services.is_stuck(&service) {
                         self.services.write(&service, "configuration has changed");
                         self.jobs.push(Job::Run { service, config: config.clone() });
                     }

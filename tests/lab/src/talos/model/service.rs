@@ -133,6 +133,11 @@ impl Services {
         self.services.get(id).is_some_and(|service| service.running)
     }
 
+    /// Whether a service waits for something that does not come.
+    pub(crate) fn is_stuck(&self, id: &str) -> bool {
+        self.services.get(id).is_some_and(|service| service.state == "Waiting")
+    }
+
     /// Those that do not run or are not well.
     pub(crate) fn unwell(&self) -> Vec<&str> {
         let unwell = |service: &Service| !service.running || service.healthy == Some(false);
