@@ -6,6 +6,7 @@ mod api;
 mod calls;
 mod filler;
 mod official;
+mod rollout;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

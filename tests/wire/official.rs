@@ -32,6 +32,7 @@ pub(crate) struct Question<'a> {
     pub(crate) method: &'a str,
     pub(crate) id: &'a str,
     pub(crate) text: &'a str,
+    pub(crate) replies: &'a [serde_json::Value],
 }
 
 /// An answer, likewise.
@@ -61,6 +62,8 @@ pub(crate) struct Call {
     pub(crate) requests: Vec<Vec<u8>>,
     #[serde(deserialize_with = "list")]
     pub(crate) replies: Vec<Vec<u8>>,
+    #[serde(default)]
+    pub(crate) received: Vec<serde_json::Value>,
     pub(crate) unknown: usize,
 }
 

@@ -27,6 +27,8 @@ type Request struct {
 	// ID and Text are a resource, for put and destroy.
 	ID   string `json:"id"`
 	Text string `json:"text"`
+	// Method and Replies, as JSON, are what the next call is answered with, for script.
+	Replies []json.RawMessage `json:"replies"`
 }
 
 // Response is an answer.
@@ -54,8 +56,12 @@ type Call struct {
 	Node     string   `json:"node"`
 	Requests [][]byte `json:"requests"`
 	Replies  [][]byte `json:"replies"`
+	// Received are the received messages as JSON, of calls that are answered by a script.
+	Received []json.RawMessage `json:"received,omitempty"`
 	// Unknown is the number of received messages with fields that the official types do not know.
 	Unknown int `json:"unknown"`
+
+	isScripted bool
 }
 
 func main() {
@@ -115,6 +121,12 @@ func (oracle *Oracle) answer(request *Request) (*Response, error) {
 		return decode(request.Type, request.Data)
 	case "random":
 		return random(request.Type, request.Seed)
+	case "script":
+		oracle.echo.script(request.Method, request.Replies)
+
+		return &Response{}, nil
+	case "describe":
+		return &Response{}, oracle.state.describe()
 	case "calls":
 		return &Response{Calls: oracle.echo.take()}, nil
 	case "call":

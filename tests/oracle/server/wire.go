@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -23,6 +24,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -36,6 +38,30 @@ const streamLength = 3
 type Echo struct {
 	mutex sync.Mutex
 	calls []*Call
+	// What the next call of a method is answered with.
+	scripts map[string][]json.RawMessage
+}
+
+// script says what the next call of a method is answered with.
+func (echo *Echo) script(method string, replies []json.RawMessage) {
+	echo.mutex.Lock()
+	defer echo.mutex.Unlock()
+
+	if echo.scripts == nil {
+		echo.scripts = map[string][]json.RawMessage{}
+	}
+
+	echo.scripts[method] = replies
+}
+
+func (echo *Echo) takeScript(method string) ([]json.RawMessage, bool) {
+	echo.mutex.Lock()
+	defer echo.mutex.Unlock()
+
+	replies, ok := echo.scripts[method]
+	delete(echo.scripts, method)
+
+	return replies, ok
 }
 
 func (echo *Echo) take() []*Call {
@@ -80,8 +106,11 @@ func (echo *Echo) handle(method protoreflect.MethodDescriptor, stream grpc.Serve
 		Node:   strings.Join(headers.Get("node"), ","),
 	}
 
+	replies, isScripted := echo.takeScript(call.Method)
+	call.isScripted = isScripted
+
 	seed, err := strconv.ParseUint(strings.Join(headers.Get("seed"), ""), 10, 64)
-	if err != nil {
+	if err != nil && !isScripted {
 		return fmt.Errorf("there is no seed: %w", err)
 	}
 
@@ -95,9 +124,26 @@ func (echo *Echo) handle(method protoreflect.MethodDescriptor, stream grpc.Serve
 		}
 	}
 
-	for i := range length(method.IsStreamingServer()) {
-		if err = send(method.Output(), &call.Replies, i == 0, seed+i, stream.SendMsg); err != nil {
+	for _, reply := range replies {
+		message, err := newMessage(method.Output().FullName())
+		if err != nil {
 			return err
+		}
+
+		if err = protojson.Unmarshal(reply, message); err != nil {
+			return fmt.Errorf("a reply of %s: %w", call.Method, err)
+		}
+
+		if err = stream.SendMsg(message); err != nil {
+			return err
+		}
+	}
+
+	if !isScripted {
+		for i := range length(method.IsStreamingServer()) {
+			if err = send(method.Output(), &call.Replies, i == 0, seed+i, stream.SendMsg); err != nil {
+				return err
+			}
 		}
 	}
 
@@ -178,6 +224,15 @@ func (call *Call) receive(descriptor protoreflect.MessageDescriptor, into *[][]b
 	}
 
 	call.Unknown += unknown(message.ProtoReflect())
+
+	if call.isScripted {
+		text, err := protojson.Marshal(message)
+		if err != nil {
+			return err
+		}
+
+		call.Received = append(call.Received, text)
+	}
 
 	bytes, err := proto.Marshal(message)
 	*into = append(*into, bytes)
