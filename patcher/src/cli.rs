@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 use crate::cmd::connection::Connection;
 use crate::cmd::{
     apply, apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
-    machineconfig, member, mesh, owner, patch, plan, read, schematic, service, token, upgrade, version,
+    machineconfig, manifests, member, mesh, owner, patch, plan, read, schematic, service, token, upgrade,
+    version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -137,6 +138,16 @@ enum Command {
     )]
     MachineConfig(machineconfig::MachineConfigArgs),
 
+    /// Print Kubernetes manifests that run this program inside the cluster
+    ///
+    /// A Job, or a CronJob with --schedule, with what it may do in Kubernetes and in Talos. It takes the same lock as
+    /// everybody else.
+    #[command(
+        after_help = "Examples:\n  ichorctl manifests --image registry.example/ichorctl@sha256:... -- upgrade --to v1.14.2 --yes\n  \
+                            ichorctl manifests --image registry.example/ichorctl:0.1.0 --schedule '0 3 * * 6' --file ichor.yaml -- apply -f /etc/ichor/ichor.yaml --yes"
+    )]
+    Manifests(manifests::ManifestsArgs),
+
     /// Look at the members of a network, and decide who is one
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 member list\n  \
                             ichorctl -n 10.0.0.2 member remove w-7 --yes")]
@@ -259,6 +270,7 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
         Command::Image(args) => args.run().await,
         Command::Kubeconfig(command) => command.run(connection).await,
         Command::Logs(command) => command.run(connection).await,
+        Command::Manifests(command) => command.run(),
         Command::MachineConfig(args) => {
             machineconfig::run(&args, &mut std::io::stdout().lock())?;
             Ok(Exit::Done)

@@ -17,6 +17,7 @@ pub mod image;
 pub mod kubeconfig;
 pub mod logs;
 pub mod machineconfig;
+pub mod manifests;
 pub mod member;
 pub mod mesh;
 mod mesh_backup;

@@ -6,6 +6,7 @@
 
 mod bolt;
 mod contents;
+pub mod restore;
 
 use std::fs::File;
 use std::io::{self, Read, Write};

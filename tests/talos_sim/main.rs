@@ -9,5 +9,6 @@ mod look;
 mod mesh;
 mod power;
 mod rollout;
+mod snapshot;
 mod upgrade;
 mod world;

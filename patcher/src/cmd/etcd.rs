@@ -1,6 +1,7 @@
 //! `etcd`: the members, their state, and what is done to them.
 
 mod alarm;
+mod restore;
 mod snapshot;
 mod verify;
 
@@ -61,6 +62,15 @@ enum Command {
         /// Its id, 16 hexadecimal digits as `members` shows it
         id: String,
     },
+    /// Start etcd anew from a snapshot, after its quorum was lost for good
+    ///
+    /// All control plane nodes are looked at, those of -n and those that the snapshot knows. Where etcd is alive, or
+    /// may be, nothing is done.
+    #[command(
+        after_help = "Examples:\n  ichorctl -n cp-1,cp-2,cp-3 etcd restore db.snapshot --node cp-1 --wipe\n  \
+                            ichorctl -n cp-1 etcd restore db.snapshot --node cp-1 --lost cp-2,cp-3 --yes --confirm cp-1"
+    )]
+    Restore(restore::Restore),
     /// Take a snapshot of one member and verify it
     #[command(after_help = "Examples:\n  ichorctl -n 10.0.0.2 etcd snapshot db.snapshot\n  \
                             ichorctl -n 10.0.0.2 etcd snapshot /backup/etcd-$(date +%F).db -o json")]
@@ -114,13 +124,15 @@ impl Etcd {
     ///
     /// When there is nobody to ask, or nowhere to print.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
-        if let Command::Verify(verify) = self.command {
-            return verify.run().await;
-        }
+        let command = match self.command {
+            Command::Restore(restore) => return restore.run(connection).await,
+            Command::Verify(verify) => return verify.run().await,
+            command => command,
+        };
         let session = connection.session()?;
-        match self.command {
-            // Needs no connection, and was handled above.
-            Command::Verify(_) => {}
+        match command {
+            // These were handled above.
+            Command::Restore(_) | Command::Verify(_) => {}
             Command::Alarm(alarm) => return alarm.run(&session.fleet()?).await,
             Command::Defrag => session.single("etcd defrag")?.etcd_defragment().await?,
             Command::ForfeitLeadership(print) => {
