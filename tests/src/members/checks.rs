@@ -78,7 +78,8 @@ fn membership(world: &World, node: NodeId) -> &Membership {
 /// Two parts may stay *apart* only where of every two one cannot let in the other: that one lost a dispute there, or it is
 /// unknown, because those that knew it are gone, while somebody has its name or address, or its token is spent or
 /// revoked, or its owner is none any more. Only an owner can decide between the two. Where but two could have let each
-/// other in, they must have done so, and both parts are one.
+/// other in, they must have done so, and both parts are one. Who has no record that proves its own place can let nobody
+/// in, and is let in by whoever may.
 struct Parts(Vec<Vec<NodeId>>);
 
 impl Parts {
@@ -107,8 +108,23 @@ impl Parts {
         let nodes: Vec<_> = nodes.collect();
         let pairs = nodes.iter().flat_map(|one| nodes.iter().map(move |two| (one, two)));
         let mut apart = pairs.filter(|(one, two)| one.0 < two.0);
-        let torn = apart.find(|(one, two)| !is_shut(world, one.1, two.1) && !is_shut(world, two.1, one.1));
+        let torn = apart.find(|(one, two)| should_have_met(world, one.1, two.1));
         torn.map(|(one, two)| (one.1, two.1))
+    }
+}
+
+/// Whether each of two could have let in the other, or the one that has a place the one that has none.
+fn should_have_met(world: &World, one: NodeId, two: NodeId) -> bool {
+    let has_place = |node| {
+        let membership = membership(world, node);
+        membership.roster().status(membership.identity()).is_some()
+    };
+    let may = |node, stranger| !is_shut(world, node, stranger);
+    match (has_place(one), has_place(two)) {
+        (true, true) => may(one, two) && may(two, one),
+        (true, false) => may(one, two),
+        (false, true) => may(two, one),
+        (false, false) => false,
     }
 }
 
@@ -391,7 +407,12 @@ pub(super) fn picture(world: &World, fates: &BTreeMap<IdentityKey, Fate>) -> Vec
         let statuses: Vec<_> = membership
             .roster()
             .statuses()
-            .map(|(identity, status)| format!("{identity:?} {status:?}"))
+            .map(|(identity, status)| {
+                let admitter = membership.roster().settled(identity).map(|settled| settled.receipt.admitter);
+                let admitter = admitter.map_or_else(String::new, |admitter| format!("{admitter:?}"));
+                let led = if membership.roster().is_proven(identity) { "" } else { ", not led" };
+                format!("{identity:?} {status:?} by {admitter}{led}")
+            })
             .collect();
         let waiting: Vec<_> = membership
             .roster()

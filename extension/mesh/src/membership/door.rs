@@ -8,8 +8,9 @@ use super::{Event, Membership, Now, Output, Phase};
 use crate::gossip::Message;
 use crate::hello::{Acted, Ask, Received};
 use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge, judge_newcomer};
+use crate::record::grant::SignedGrant;
 use crate::record::receipt::{Receipt, SignedReceipt};
-use crate::record::{OwnerKey, RecordId};
+use crate::record::{IdentityKey, OwnerKey, RecordId};
 use crate::roster::{Applied, Item, Refusal, Settled};
 
 /// How long after its start a member without any session takes itself for the last one.
@@ -158,12 +159,10 @@ impl Membership {
         if request.identity() == self.us.identity || self.answered.knows(&hello.signer, hello.sequence) {
             return None;
         }
-        let (reachable, upkeep) = (&self.reachable, &self.upkeep);
-        let answers = |identity: &_| reachable.contains(identity) && !upkeep.is_silent(identity, now.instant);
-        let verdict = judge(&request, &self.roster, now.clock, answers);
+        let verdict = judge(&request, &self.roster, now.clock, |who| self.is_there(who, now));
         let settled = match verdict {
             Verdict::Known(settled) => *settled,
-            Verdict::Admit if self.may_admit(now) => self.admit(&request, now)?,
+            Verdict::Admit if self.may_admit(&request.grant, now) => self.admit(&request, now)?,
             Verdict::Taken => {
                 self.doubt(&request, now);
                 let is_first = self.answered.first_time(&hello.signer, hello.sequence);
@@ -193,19 +192,24 @@ impl Membership {
             let identity = settled.identity();
             let is_new = self.roster.settled(&identity).is_none() && !self.roster.is_barred(&identity);
             let is_ours = self.is_next_after(&identity) || self.rng.next_u32().is_multiple_of(crowd);
-            if !is_new || !is_ours || !self.may_admit(now) {
+            if !is_new || !is_ours || !self.may_admit(&settled.grant, now) {
                 continue;
             }
-            let (reachable, upkeep) = (&self.reachable, &self.upkeep);
-            let answers =
-                |identity: &_| reachable.contains(identity) && !upkeep.is_silent(identity, now.instant);
-            let verdict = judge_newcomer(&settled.grant, &settled.member, &self.roster, now.clock, answers);
+            let (grant, member) = (&settled.grant, &settled.member);
+            let verdict =
+                judge_newcomer(grant, member, &self.roster, now.clock, |who| self.is_there(who, now));
             if verdict == Verdict::Admit
                 && let Some(receipt) = self.admission(settled.id(), now)
             {
                 self.take(Item::Settled(Box::new(Settled { receipt, ..settled })), None, now);
             }
         }
+    }
+
+    /// Whether a member was heard of lately. We are there.
+    fn is_there(&self, identity: &IdentityKey, now: Now) -> bool {
+        let is_heard = self.reachable.contains(identity) && !self.upkeep.is_silent(identity, now.instant);
+        *identity == self.us.identity || is_heard
     }
 
     /// Asks the incarnation that is to be replaced whether it is there, if we believe that it is: a machine that lost its
@@ -220,11 +224,18 @@ impl Membership {
     }
 
     /// Who was away, or was let in just now, may not know which tokens are spent. It catches up with somebody before it
-    /// admits others; unless nobody is there, for then it is the last one standing.
-    fn may_admit(&self, now: Now) -> bool {
-        let is_known = self.roster.is_member(&self.us.identity);
-        let alone = self.reachable.is_empty() && now.instant >= self.upkeep.began() + ALONE_AFTER;
-        is_known && (self.us.began_alone || self.gossip.has_agreed() || alone)
+    /// admits others; unless no other member is there, for then it is the last one standing. Who is there and is none
+    /// waits for its word.
+    ///
+    /// Nobody admits whoever takes its place: it would fall silent before the newcomer was told who the others are.
+    fn may_admit(&self, grant: &SignedGrant, now: Now) -> bool {
+        let Some(ours) = self.settled().filter(|_| self.roster.is_member(&self.us.identity)) else {
+            return false;
+        };
+        let is_accompanied = self.reachable.iter().any(|other| self.roster.is_member(other));
+        let is_alone = !is_accompanied && now.instant >= self.upkeep.began() + ALONE_AFTER;
+        let has_caught_up = self.us.began_alone || self.gossip.has_agreed() || is_alone;
+        has_caught_up && grant.grant.replaces != Some(ours.id())
     }
 
     fn admit(&mut self, request: &Request, now: Now) -> Option<Settled> {

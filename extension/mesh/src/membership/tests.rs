@@ -447,6 +447,33 @@ fn an_incarnation_that_seems_to_be_there_is_asked_before_it_is_replaced() {
     assert!(!first.roster().is_member(second.identity()));
 }
 
+#[test]
+fn nobody_admits_its_own_replacement() {
+    for force in [false, true] {
+        let mut first = first();
+        let mut second = admit(2, &mut first, at(5));
+        meet(&mut first, &mut second, at(6));
+        let incarnation = first.settled().unwrap().id();
+        let token = Secret::new([150; 32]);
+        let key = TokenKey(ModelCrypto.signing_public(&token));
+        let change = |grant| Grant { token: key, replaces: Some(incarnation), force, serial: 9, ..grant };
+        let join = JoinString { token, first_hello: None, ..join_string(1, change) };
+        let mut newcomer = joining_with(50, join, at(10));
+        newcomer.handle_timeout(at(10));
+        let request = hello_of(&mut newcomer);
+        let reply = first.handle_hello(&request, Via::Unicast, at(10));
+        // It is there, so without force it says so.
+        assert_eq!(reply.is_some(), !force);
+        assert!(first.is_member() && first.roster().settled(newcomer.identity()).is_none());
+        // Another does, and is there to tell the newcomer who the others are.
+        let saved = second.saved().unwrap();
+        let mut second = Membership::resume(saved, [9; 8], [9; 32], at(10), &ModelCrypto).unwrap();
+        let admitted = second.handle_hello(&request, Via::Unicast, at(30)).expect("it is let in");
+        newcomer.handle_hello(&admitted, Via::Unicast, at(30));
+        assert!(newcomer.is_member() && !second.roster().is_member(first.identity()));
+    }
+}
+
 fn address_of(n: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, n], 51840))
 }

@@ -128,10 +128,12 @@ impl Roster {
 
     /// Whether `settled` may be taken up: its admitter is known and not barred, or waits for one that is, and so on.
     ///
-    /// Where all of them were told on trust it is enough that their records are at hand, also if they admitted each
-    /// other. Where no chain leads to a founder any more, they may have admitted each other, too: members do so then.
+    /// They may also have admitted each other in a circle: members do so where those that a chain could lead to are gone,
+    /// and who was away must take what the others have. It counts if one of them could have admitted itself, so that
+    /// nobody gets further by a circle than without; or if no chain leads any more. A chain that leads displaces it.
+    /// Where all of them were told on trust it is enough that their records are at hand.
     pub(super) fn is_led(&self, settled: &Settled, on_trust: bool) -> bool {
-        let mut seen = BTreeSet::from([settled.identity()]);
+        let (mut path, mut seen) = (vec![settled], BTreeSet::from([settled.identity()]));
         let (mut next, mut on_trust) = (settled, on_trust);
         while !next.is_self_admitted() {
             let admitter = next.receipt.admitter;
@@ -142,10 +144,13 @@ impl Roster {
                 return true;
             }
             if !seen.insert(admitter) {
-                return on_trust || self.is_without_founder();
+                let circle = path.iter().skip_while(|settled| settled.identity() != admitter);
+                let is_rooted = circle.into_iter().any(|settled| settled.may_admit_itself());
+                return on_trust || is_rooted || self.is_without_founder();
             }
             let Some(waiting) = self.pending.get(&admitter) else { return false };
             next = &waiting.settled;
+            path.push(next);
             on_trust &= waiting.on_trust;
         }
         true

@@ -6,6 +6,7 @@ use crate::crypto::{Crypto, hash};
 use crate::record::announcement::SignedAnnouncement;
 use crate::record::grant::SignedGrant;
 use crate::record::member::SignedMember;
+use crate::record::name::NamePattern;
 use crate::record::owner::{SignedOwnerChange, SignedRename};
 use crate::record::receipt::SignedReceipt;
 use crate::record::tombstone::SignedTombstone;
@@ -36,6 +37,11 @@ impl Settled {
     /// Whether nobody else admitted it.
     pub fn is_self_admitted(&self) -> bool {
         self.receipt.admitter == self.identity()
+    }
+
+    /// Whether it could begin a network: a token of a pool cannot.
+    pub(super) fn may_admit_itself(&self) -> bool {
+        matches!(self.grant.grant.names, NamePattern::Exact(_))
     }
 
     /// The bytes of its three records.

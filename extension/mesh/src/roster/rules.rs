@@ -7,7 +7,6 @@ use super::{Applied, Item, MAX_PENDING, Refusal, Roster, Settled, Waiting};
 use crate::record::announcement::SignedAnnouncement;
 use crate::record::grant::SignedGrant;
 use crate::record::member::SignedMember;
-use crate::record::name::NamePattern;
 use crate::record::owner::{SignedOwnerChange, SignedRename};
 use crate::record::tombstone::{End, SignedTombstone};
 use crate::record::{IdentityKey, OwnerKey, RecordId};
@@ -74,8 +73,7 @@ impl Roster {
             return Err(Refusal::Mismatch);
         }
         self.judge_claim(grant, member)?;
-        let is_exact = matches!(grant.grant.names, NamePattern::Exact(_));
-        if receipt.admitter == member.identity && !is_exact {
+        if settled.is_self_admitted() && !settled.may_admit_itself() {
             return Err(Refusal::SelfAdmitted);
         }
         Ok(())

@@ -288,6 +288,29 @@ fn a_request_that_was_refused_is_not_answered_when_the_reason_is_gone() {
 }
 
 #[test]
+fn the_last_one_standing_admits_who_is_there_and_waits_for_its_word() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(5));
+    let network = *first.roster().network();
+    let saved = first.saved().unwrap();
+    let mut first = Membership::resume(saved, [9; 8], [9; 32], at(100), &ModelCrypto).unwrap();
+    // Let in by one that was revoked since: it has a session with the first, and nobody else to answer for it.
+    let stranger = admit_by_force(4, 202, at(100));
+    first.act(revocation(second.identity(), &network), at(101));
+    let announcement = Announcement { sequence: 1, ..second.saved().unwrap().announcement };
+    let announcement = announcement.seal(&network, &Secret::new([204; 32]), &ModelCrypto).unwrap();
+    first.introducer = Some((stranger.clone(), announcement));
+    first.session_began(stranger.identity(), at(102));
+    let bytes = stranger.to_bytes();
+    for round in 51..80 {
+        first.handle_control(stranger.identity(), &Message::Items(vec![&bytes]).encode(), at(2 * round));
+        first.handle_timeout(at(2 * round));
+    }
+    assert!(first.roster().is_member(&stranger.identity()));
+}
+
+#[test]
 fn who_waits_in_vain_for_its_admitter_is_judged_by_its_token() {
     let mut first = first();
     let mut second = admit(2, &mut first, at(5));

@@ -207,6 +207,32 @@ fn two_that_admitted_each_other_are_nobody() {
     let before = view(&roster);
     apply_all(&mut roster, &[of_pool(50, 52).item(), of_pool(52, 53).item(), of_pool(53, 50).item()]);
     assert!(view(&roster) == before);
+    // Nor does it help them to hang on to one that is known, and whose word counts no more.
+    apply_all(&mut roster, &[Admission::of(2, 1).item(), revoked(2, 1)]);
+    apply_all(&mut roster, &[of_pool(50, 52).item(), of_pool(52, 2).item()]);
+    assert_eq!(roster.members().count(), 1);
+}
+
+/// One part of a network revoked who began it and the members answer for each other; then it turns out that the key of the
+/// owner that did so was stolen. The other part has not heard of any of them.
+#[test]
+fn a_circle_in_which_one_could_have_admitted_itself_is_taken_up_beside_a_founder() {
+    let known = [Admission::of(1, 1).item(), Admission::of(2, 1).item()];
+    let circle = [Admission::of(4, 52).item(), of_pool(52, 4).item(), Admission::of(5, 4).item()];
+    for first in 0..circle.len() {
+        let mut roster = roster();
+        apply_all(&mut roster, &known);
+        let mut told = circle.clone();
+        told.rotate_left(first);
+        apply_all(&mut roster, &told);
+        assert_eq!(roster.members().count(), 5);
+        assert_eq!(roster.waiting().count(), 0);
+    }
+    // Whoever hangs on to the circle does not make one of its own into one that counts.
+    let mut roster = roster();
+    apply_all(&mut roster, &known);
+    apply_all(&mut roster, &[Admission::of(5, 50).item(), of_pool(50, 52).item(), of_pool(52, 50).item()]);
+    assert_eq!(roster.members().count(), 2);
 }
 
 #[test]
