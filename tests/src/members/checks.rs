@@ -113,19 +113,16 @@ impl Parts {
     }
 }
 
-/// Whether each of two could have let in the other, or the one that has a place the one that has none.
+/// Whether neither of two shuts out the other, and one could have let the other in.
 fn should_have_met(world: &World, one: NodeId, two: NodeId) -> bool {
-    let has_place = |node| {
-        let membership = membership(world, node);
-        membership.roster().status(membership.identity()).is_some()
-    };
-    let may = |node, stranger| !is_shut(world, node, stranger);
-    match (has_place(one), has_place(two)) {
-        (true, true) => may(one, two) && may(two, one),
-        (true, false) => may(one, two),
-        (false, true) => may(two, one),
-        (false, false) => false,
-    }
+    let may_let_in = has_place(world, one) || has_place(world, two);
+    may_let_in && !is_shut(world, one, two) && !is_shut(world, two, one)
+}
+
+/// Whether a node has a record that proves its own place.
+fn has_place(world: &World, node: NodeId) -> bool {
+    let membership = membership(world, node);
+    membership.roster().status(membership.identity()).is_some()
 }
 
 /// Whether `stranger` has lost a dispute in the eyes of `node`, or is unknown to it and cannot be let in.
@@ -135,6 +132,7 @@ fn is_shut(world: &World, node: NodeId, stranger: NodeId) -> bool {
     let roster = membership(world, node).roster();
     match roster.status(&settled.identity()) {
         Some(status) => matches!(status, Status::Conflict { .. } | Status::Overused),
+        None if !has_place(world, node) => false,
         None => {
             roster.is_taken(&member.name, member.address, grant.grant.replaces)
                 || roster.uses(&grant.id) >= usize::from(grant.grant.uses)
