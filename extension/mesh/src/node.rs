@@ -241,6 +241,8 @@ impl<N: Noise> Node<N> {
                 peer.timers.attempt_over();
             }
             peer.paths.set_candidates(candidates, lost);
+            // Who says where it is belongs to a mesh, in which parts that were cut off look for each other.
+            peer.timers.insist();
             self.reschedule(id, now);
         }
     }

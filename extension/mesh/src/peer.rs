@@ -60,6 +60,8 @@ pub(crate) struct Peer<T> {
     /// none.
     retired: Option<Link<T>>,
     staged: Staged,
+    /// The last that we sent, to be repeated.
+    initiation: Box<[u8]>,
     last_initiation: Option<Instant>,
 }
 
@@ -87,6 +89,7 @@ impl<T: Tunnel> Peer<T> {
             link: tunnel.map(Link::new),
             retired: None,
             staged: Staged::default(),
+            initiation: Box::default(),
             last_initiation: None,
         }
     }
@@ -185,7 +188,7 @@ impl<T: Tunnel> Peer<T> {
     /// Sends the next initiation of the running handshake, or the first of a new one.
     fn initiate<S: DatagramSink>(&mut self, cx: &mut Context<'_>, sink: &mut S) {
         let Some(link) = &mut self.link else { return };
-        let pairs = self.paths.for_initiation(self.timers.tries());
+        let pairs = self.paths.for_initiation(self.timers.sends());
         if pairs.is_empty() {
             return;
         }
@@ -205,9 +208,19 @@ impl<T: Tunnel> Peer<T> {
                 sink.push_bytes(pair, &message[..len]);
                 self.tx_bytes += len as u64;
             }
+            self.initiation = message[..len].into();
         }
         let jitter = Duration::from_millis(u64::from(cx.rng.next_u32()) % MAX_JITTER.as_millis() as u64);
         self.timers.initiated(cx.now, jitter);
+    }
+
+    /// Sends the last initiation as it is to whoever is next.
+    fn repeat<S: DatagramSink>(&mut self, cx: &Context<'_>, sink: &mut S) {
+        for pair in &self.paths.for_initiation(self.timers.sends()) {
+            sink.push_bytes(pair, &self.initiation);
+            self.tx_bytes += self.initiation.len() as u64;
+        }
+        self.timers.repeated(cx.now);
     }
 
     /// Takes an initiation that names this peer.
@@ -360,6 +373,7 @@ impl<T: Tunnel> Peer<T> {
         }
         match self.timers.retry(cx.now) {
             Retry::Wait => {}
+            Retry::Repeat => self.repeat(cx, sink),
             Retry::Again => self.initiate(cx, sink),
             Retry::GiveUp => {
                 self.timers.attempt_over();

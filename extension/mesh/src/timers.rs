@@ -20,11 +20,18 @@ pub(crate) const MAX_JITTER: Duration = Duration::from_millis(333);
 const FIRST_RETRIES: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_millis(700), Duration::from_secs(2)];
 
+/// Wait before an initiation is sent once more as it is, to a peer that [is insisted on](Timers::insist). A part of a network
+/// that was cut off is found this fast when it is there again. The paper's interval is that of the curve arithmetic,
+/// which a repetition does not cost at either end: who got the first one drops it as a replay.
+pub(crate) const REPEAT_INTERVAL: Duration = Duration::from_secs(2);
+
 /// What to do about a handshake that was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retry {
     /// It is not time yet, or there is none.
     Wait,
+    /// Send the last initiation as it is.
+    Repeat,
     /// Send the next initiation.
     Again,
     /// Stop: [`REKEY_ATTEMPT_TIME`] is over.
@@ -36,7 +43,11 @@ pub(crate) enum Retry {
 struct Attempt {
     started: Instant,
     tries: u32,
+    /// Initiations with their repetitions.
+    sends: u32,
     next: Instant,
+    /// When the last initiation is to be repeated.
+    repeat: Option<Instant>,
 }
 
 /// The instants from which one peer's deadlines follow.
@@ -51,6 +62,7 @@ pub(crate) struct Timers {
     last_traffic: Option<Instant>,
     keepalive: Option<Duration>,
     jitter: Duration,
+    insists: bool,
     /// Whether a deadline may have come closer since [`Timers::take_changed`].
     changed: bool,
 }
@@ -80,14 +92,31 @@ impl Timers {
 
     /// An initiation left. `jitter` is at most [`MAX_JITTER`], and less counts for short waits.
     pub(crate) fn initiated(&mut self, now: Instant, jitter: Duration) {
-        let attempt = self.attempt.get_or_insert(Attempt { started: now, tries: 0, next: now });
+        let first = Attempt { started: now, tries: 0, sends: 0, next: now, repeat: None };
+        let attempt = self.attempt.get_or_insert(first);
         let wait = FIRST_RETRIES.get(attempt.tries as usize).copied().unwrap_or(REKEY_TIMEOUT);
         attempt.tries += 1;
+        attempt.sends += 1;
         attempt.next = now + wait + jitter.min(wait / 4);
+        attempt.repeat = Some(now + REPEAT_INTERVAL).filter(|at| self.insists && *at < attempt.next);
         self.jitter = jitter;
         self.changed = true;
         self.unanswered_since = None;
         self.last_traffic = Some(now);
+    }
+
+    /// The last initiation left once more.
+    pub(crate) fn repeated(&mut self, now: Instant) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.sends += 1;
+            attempt.repeat = Some(now + REPEAT_INTERVAL).filter(|at| *at < attempt.next);
+            self.changed = true;
+        }
+    }
+
+    /// Initiations are repeated while they wait for an answer.
+    pub(crate) fn insist(&mut self) {
+        self.insists = true;
     }
 
     /// The handshake is over, either way.
@@ -96,9 +125,9 @@ impl Timers {
         self.changed = true;
     }
 
-    /// Initiations sent in the running attempt; 0 without one.
-    pub(crate) fn tries(&self) -> u32 {
-        self.attempt.map_or(0, |attempt| attempt.tries)
+    /// Initiations sent in the running attempt, with their repetitions; 0 without one.
+    pub(crate) fn sends(&self) -> u32 {
+        self.attempt.map_or(0, |attempt| attempt.sends)
     }
 
     pub(crate) fn is_initiating(&self) -> bool {
@@ -108,6 +137,7 @@ impl Timers {
     /// What to do about an unanswered handshake.
     pub(crate) fn retry(&self, now: Instant) -> Retry {
         match self.attempt {
+            Some(Attempt { repeat: Some(at), .. }) if at <= now => Retry::Repeat,
             Some(attempt) if now < attempt.next => Retry::Wait,
             Some(attempt) if now.saturating_duration_since(attempt.started) >= REKEY_ATTEMPT_TIME => {
                 Retry::GiveUp
@@ -164,7 +194,7 @@ impl Timers {
     /// The earliest instant at which something is due. `reachable` is whether there is a path to send on:
     /// without one only the end of a running attempt matters.
     pub(crate) fn deadline(&self, now: Instant, reachable: bool) -> Option<Instant> {
-        let attempt = self.attempt.map(|attempt| attempt.next);
+        let attempt = self.attempt.map(|attempt| attempt.repeat.unwrap_or(attempt.next));
         if !reachable {
             return attempt;
         }
@@ -243,11 +273,33 @@ mod tests {
             match timers.retry(now) {
                 Retry::Again => {}
                 Retry::GiveUp => break,
-                Retry::Wait => panic!("a retry is due"),
+                Retry::Wait | Retry::Repeat => panic!("a retry is due"),
             }
         }
         assert_eq!(waits[..5], [ms(300), ms(700), secs(2), secs(5), secs(5)]);
         assert!(now - epoch() >= REKEY_ATTEMPT_TIME && now - epoch() < REKEY_ATTEMPT_TIME + secs(5));
+    }
+
+    #[test]
+    fn initiations_are_repeated_within_the_papers_interval_if_the_peer_is_insisted_on() {
+        let mut timers = Timers::default();
+        timers.insist();
+        let (mut now, mut sent) = (epoch(), vec![]);
+        while now < epoch() + secs(15) {
+            let is_repeated = match timers.retry(now) {
+                Retry::Repeat => true,
+                Retry::Again | Retry::Wait => false,
+                Retry::GiveUp => panic!("not yet"),
+            };
+            sent.push(((now - epoch()).as_millis(), is_repeated));
+            if is_repeated { timers.repeated(now) } else { timers.initiated(now, ms(300)) }
+            now = timers.deadline(now, true).unwrap();
+        }
+        let gaps = sent.windows(2).map(|pair| pair[1].0 - pair[0].0);
+        assert!(gaps.max() <= Some(2_000), "{sent:?}");
+        let initiations: Vec<_> = sent.iter().filter(|(_, repeated)| !repeated).map(|(at, _)| *at).collect();
+        assert_eq!(initiations, [0, 375, 1_250, 3_550, 8_850, 14_150], "as without repetitions");
+        assert_eq!(timers.sends(), sent.len() as u32);
     }
 
     #[test]

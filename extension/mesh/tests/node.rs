@@ -295,6 +295,42 @@ fn a_peer_that_was_given_up_is_tried_again_when_there_is_traffic() {
 }
 
 #[test]
+fn a_member_that_comes_back_is_found_within_two_seconds() {
+    for offline in [20, 21, 22, 23, 24, 80] {
+        let mut pair = Pair::new();
+        let (id, now) = (peer(&pair.alice), pair.now);
+        pair.alice.set_candidates(id, vec![endpoint(BOB)], now);
+        let mut lost = pair.transmits(ALICE, 100);
+        let gone_until = pair.now + Duration::from_secs(offline);
+        while pair.now < gone_until {
+            pair.now += Duration::from_millis(100);
+            let (now, mut sink) = (pair.now, Collected::default());
+            pair.alice.handle_timeout(now, &mut sink);
+            lost.extend(sink.0);
+        }
+        let distinct: BTreeSet<_> = lost.iter().map(|transmit| transmit.bytes.clone()).collect();
+        assert!(distinct.len() < lost.len() && lost.iter().all(is_initiation));
+        pair.wait(Duration::from_millis(2_100));
+        assert!(pair.alice.peer_status(id, pair.now).unwrap().has_session, "after {offline} s");
+    }
+}
+
+#[test]
+fn an_initiation_that_is_repeated_makes_one_session() {
+    let mut pair = Pair::new();
+    let first = pair.transmits(ALICE, 100);
+    pair.exchange(ALICE, first.clone());
+    let sessions = |pair: &Pair| {
+        let bob = &pair.bob;
+        bob.peer_status(peer(bob), pair.now).unwrap().sessions
+    };
+    assert_eq!(sessions(&pair), 1);
+    pair.now += Duration::from_secs(2);
+    assert_eq!(pair.give(BOB, endpoint(ALICE), &first[0].bytes).1, []);
+    assert_eq!(sessions(&pair), 1);
+}
+
+#[test]
 fn silence_after_data_starts_a_handshake() {
     let mut pair = Pair::connected();
     // Bob is gone: Alice's packets are not answered.

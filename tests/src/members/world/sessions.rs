@@ -11,12 +11,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// How long after a change of links those that want sessions notice.
 const HANDSHAKE: Duration = Duration::from_millis(60);
 /// Waits between handshakes that stay unanswered, where these can be lost: those of the daemon.
-const RETRIES: [Duration; 4] = [
-    Duration::from_millis(350),
-    Duration::from_millis(800),
-    Duration::from_millis(2_200),
-    Duration::from_millis(5_200),
-];
+const RETRIES: [Duration; 3] =
+    [Duration::from_millis(350), Duration::from_millis(800), Duration::from_millis(2_000)];
 
 impl World {
     pub(super) fn begin(&mut self, node: NodeId, with: NodeId) {
