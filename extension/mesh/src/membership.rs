@@ -34,7 +34,7 @@ use crate::record::announcement::{Announcement, SignedAnnouncement};
 use crate::record::genesis::Genesis;
 use crate::record::tombstone::{End, Tombstone};
 use crate::record::{Envelope, IdentityKey, NetworkId, RecordError};
-use crate::roster::{Applied, Item, Roster, Settled, Status};
+use crate::roster::{Applied, Item, ItemDigest, Roster, Settled, Status};
 
 use self::early::EarlyAnnouncements;
 use self::keys::EarlyKeys;
@@ -295,6 +295,7 @@ impl Membership {
     /// Nothing comes from a peer any more.
     pub fn session_ended(&mut self, with: &IdentityKey) {
         self.reachable.remove(with);
+        self.upkeep.stop_asking(with);
     }
 
     /// Takes what came from `from` inside a session.
@@ -384,9 +385,7 @@ impl Membership {
             {
                 self.adopt(announcement, now);
             }
-            let targets = self.targets();
-            let outbox = self.gossip.push(&bytes, digest, from, &targets, now.instant, &mut self.rng);
-            self.send(outbox);
+            self.push(&bytes, digest, from, now);
             self.after_change(now);
             if let Item::Announcement(announcement) = &item {
                 self.upkeep.heard_of(announcement.identity, now.instant);
@@ -436,10 +435,7 @@ impl Membership {
     fn after_change(&mut self, now: Now) {
         for digest in self.roster.take_revived() {
             let Some(item) = self.roster.find(digest) else { continue };
-            let targets = self.targets();
-            let bytes = item.to_bytes();
-            let outbox = self.gossip.push(&bytes, digest, None, &targets, now.instant, &mut self.rng);
-            self.send(outbox);
+            self.push(&item.to_bytes(), digest, None, now);
         }
         let changed = self.roster.take_changed();
         for identity in &changed {
@@ -506,9 +502,7 @@ impl Membership {
             let (digest, bytes) = (item.digest(), item.to_bytes());
             // Not `take`, which would look at it as an echo.
             if self.roster.apply(item) == Applied::New {
-                let targets = self.targets();
-                let outbox = self.gossip.push(&bytes, digest, None, &targets, now.instant, &mut self.rng);
-                self.send(outbox);
+                self.push(&bytes, digest, None, now);
             }
         }
     }
@@ -530,6 +524,16 @@ impl Membership {
     }
 
     // Sending
+
+    /// Passes an item on that is new.
+    fn push(&mut self, bytes: &Arc<[u8]>, digest: ItemDigest, from: Option<IdentityKey>, now: Now) {
+        let targets = self.targets();
+        let outbox = self.gossip.push(bytes, digest, from, &targets, now.instant, &mut self.rng);
+        if !outbox.is_empty() {
+            self.upkeep.told(targets.into_iter().filter(|to| Some(*to) != from), now.instant);
+        }
+        self.send(outbox);
+    }
 
     fn send(&mut self, outbox: Outbox) {
         let outputs =

@@ -292,7 +292,11 @@ mod tests {
                 Retry::GiveUp => panic!("not yet"),
             };
             sent.push(((now - epoch()).as_millis(), is_repeated));
-            if is_repeated { timers.repeated(now) } else { timers.initiated(now, ms(300)) }
+            if is_repeated {
+                timers.repeated(now)
+            } else {
+                timers.initiated(now, ms(300))
+            }
             now = timers.deadline(now, true).unwrap();
         }
         let gaps = sent.windows(2).map(|pair| pair[1].0 - pair[0].0);

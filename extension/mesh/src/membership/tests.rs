@@ -184,6 +184,41 @@ fn a_hello_to_a_member_that_is_off_is_no_news_to_others() {
 }
 
 #[test]
+fn who_is_silent_after_news_is_asked_until_it_knows_them() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    for seconds in 7..30 {
+        first.handle_timeout(at(seconds));
+        second.handle_timeout(at(seconds));
+        talk(&mut first, &mut second, at(seconds));
+    }
+    let said = |membership: &mut Membership| {
+        let control = |output: &Output| matches!(output, Output::Control { .. });
+        outputs(membership).into_iter().filter(control).count()
+    };
+    // They are cut off from each other, and what is said is lost.
+    let third = admit(3, &mut first, at(30));
+    assert!(said(&mut first) > 0);
+    for seconds in 31..=33 {
+        assert!(first.deadline() <= Some(at(seconds).instant));
+        first.handle_timeout(at(seconds));
+        assert!(said(&mut first) >= 2, "a question, and what it knows");
+    }
+    first.handle_timeout(at(34));
+    talk(&mut first, &mut second, at(34));
+    assert!(second.roster().is_member(third.identity()));
+    first.handle_timeout(at(35));
+    second.handle_timeout(at(35));
+    talk(&mut first, &mut second, at(35));
+    for seconds in 36..39 {
+        first.handle_timeout(at(seconds));
+        second.handle_timeout(at(seconds));
+        assert_eq!(said(&mut first) + said(&mut second), 0, "both are heard");
+    }
+}
+
+#[test]
 fn an_item_is_told_by_its_bytes_as_by_itself() {
     let mut first = first();
     let second = admit(2, &mut first, at(5));

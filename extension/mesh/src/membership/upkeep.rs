@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand_core::RngCore as _;
 
 use super::{Heard, Membership, Now, Output, Phase};
+use crate::gossip::Message;
 use crate::hello::{Ask, Expected, Hello};
 use crate::join::{Destination, Reply, Request};
 use crate::record::IdentityKey;
@@ -36,6 +37,9 @@ const ADMIT_WAITING_AFTER: Duration = Duration::from_secs(20);
 /// Wait before an announcement is answered that somebody else made of this node.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
 
+/// Silence after which a member that was told something new is asked whether it is there.
+const ANSWER_AFTER: Duration = Duration::from_secs(1);
+
 /// How often hello keys are told once more: nothing else finds out that a message with them was lost.
 const TELL_KEYS_AGAIN: u8 = 3;
 
@@ -55,6 +59,8 @@ pub(super) struct Upkeep {
     meet: BTreeMap<IdentityKey, (Instant, Duration)>,
     /// Members that were asked whether they are there, and when.
     doubts: BTreeMap<IdentityKey, Instant>,
+    /// Members that were told something new and have said nothing since, and when they are to be asked.
+    unheard: BTreeMap<IdentityKey, Instant>,
     call_at: Instant,
     call_wait: Duration,
     /// Which of the older hello keys is next.
@@ -78,6 +84,7 @@ impl Upkeep {
             heard: Heard::new(),
             meet: BTreeMap::new(),
             doubts: BTreeMap::new(),
+            unheard: BTreeMap::new(),
             call_at: now + CALL_FIRST,
             call_wait: CALL_FIRST,
             hellos: 0,
@@ -96,6 +103,28 @@ impl Upkeep {
         self.heard.insert(identity, now);
         self.call_wait = CALL_FIRST;
         self.meet.remove(&identity);
+        self.unheard.remove(&identity);
+    }
+
+    /// Members are told something new.
+    pub(super) fn told(&mut self, members: impl Iterator<Item = IdentityKey>, now: Instant) {
+        for member in members {
+            self.unheard.entry(member).or_insert(now + ANSWER_AFTER);
+        }
+    }
+
+    pub(super) fn stop_asking(&mut self, member: &IdentityKey) {
+        self.unheard.remove(member);
+    }
+
+    /// Members that are to be asked whether they are there.
+    fn to_ask(&mut self, now: Instant) -> Vec<IdentityKey> {
+        let due = self.unheard.iter_mut().filter(|(_, at)| **at <= now);
+        due.map(|(member, at)| {
+            *at = now + ANSWER_AFTER;
+            *member
+        })
+        .collect()
     }
 
     /// Somebody heard of it.
@@ -130,6 +159,7 @@ impl Upkeep {
         self.doubts.remove(identity);
         self.heard.remove(identity);
         self.meet.remove(identity);
+        self.unheard.remove(identity);
     }
 
     pub(super) fn tell_keys_again(&mut self, to: IdentityKey) {
@@ -173,7 +203,8 @@ impl Membership {
             Phase::Joining(joiner) => Some(joiner.deadline()),
             Phase::Member => {
                 let upkeep = &self.upkeep;
-                let others = [upkeep.rotate_at, upkeep.announce_at, Some(self.gossip.deadline())];
+                let unheard = upkeep.unheard.values().min().copied();
+                let others = [upkeep.rotate_at, upkeep.announce_at, unheard, Some(self.gossip.deadline())];
                 Some(others.into_iter().flatten().fold(upkeep.round_at, Instant::min))
             }
             Phase::Barred => None,
@@ -188,6 +219,7 @@ impl Membership {
 
     fn look_after(&mut self, now: Now) {
         self.gossip_only(now);
+        self.ask_the_unheard(now);
         if self.upkeep.announce_at.is_some_and(|at| at <= now.instant) {
             self.upkeep.announce_at = None;
             self.announce(now);
@@ -214,6 +246,17 @@ impl Membership {
             self.answer_for_others(now);
             self.admit_waiting(now);
             self.meet(now);
+        }
+    }
+
+    /// Who says nothing after it was told something new may be cut off for a while that is too short to end the session:
+    /// then news are lost, and the next comparison may be ten seconds away. It is asked, and told what we know, until it
+    /// is heard.
+    fn ask_the_unheard(&mut self, now: Now) {
+        for member in self.upkeep.to_ask(now.instant) {
+            let question = Message::Ping(self.rng.next_u64());
+            // Beside the comparisons that run: they go on.
+            self.send(vec![(member, Message::summary(&self.roster).encode()), (member, question.encode())]);
         }
     }
 
