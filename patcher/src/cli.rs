@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use crate::cmd::connection::Connection;
 use crate::cmd::{
     apply, apply_config, completion, config, edit, etcd, events, get, health, image, kubeconfig, logs,
-    machineconfig, manifests, member, mesh, owner, patch, plan, read, schematic, service, token, upgrade,
-    version,
+    machineconfig, manifests, member, mesh, owner, patch, plan, power, read, schematic, service, token,
+    upgrade, version,
 };
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -183,6 +183,26 @@ enum Command {
                             ichorctl -n 10.0.0.2 read /etc/os-release")]
     Read(read::Read),
 
+    /// Reboot nodes, one at a time
+    ///
+    /// With the same guard as a rollout: a control plane goes down only where the others stay a quorum, drained, and with
+    /// a snapshot taken before.
+    #[command(after_help = "Examples:\n  ichorctl reboot w-1 --yes\n  ichorctl reboot cp-1 cp-2 cp-3 --yes")]
+    Reboot(Box<power::RebootArgs>),
+
+    /// Wipe a node
+    ///
+    /// A control plane is wiped only where the others stay a quorum. Its name has to be given twice.
+    #[command(after_help = "Examples:\n  ichorctl reset w-3 --confirm w-3\n  \
+                            ichorctl reset cp-2 --confirm cp-2 --system-labels-to-wipe EPHEMERAL --reboot")]
+    Reset(Box<power::ResetArgs>),
+
+    /// Boot the image that nodes had before
+    ///
+    /// With the same guard as a rollout.
+    #[command(after_help = "Examples:\n  ichorctl rollback cp-2 --yes")]
+    Rollback(Box<power::RollbackArgs>),
+
     /// Show what an image factory or the imager is asked for
     #[command(after_help = "Examples:\n  ichorctl schematic of 10.0.0.2 +ichor\n  \
                             ichorctl schematic imager ghcr.io/ichor-mesh/ichor@sha256:... --talos-version v1.14.1")]
@@ -281,6 +301,9 @@ async fn dispatch(connection: &Connection, command: Command) -> anyhow::Result<E
         Command::Patch(command) => command.run(connection).await,
         Command::Plan(command) => command.run(connection).await,
         Command::Read(command) => command.run(connection).await,
+        Command::Reboot(command) => command.run(connection).await,
+        Command::Reset(command) => command.run(connection).await,
+        Command::Rollback(command) => command.run(connection).await,
         Command::Schematic(args) => args.run(connection).await,
         Command::Service(command) => command.run(connection).await,
         Command::Token(args) => args.run().await,

@@ -29,6 +29,7 @@ pub mod owner;
 pub mod patch;
 mod patches;
 pub mod plan;
+pub mod power;
 pub mod read;
 mod rolling;
 pub mod schematic;

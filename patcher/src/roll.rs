@@ -12,6 +12,7 @@ pub(crate) mod perform;
 pub(crate) mod record;
 pub(crate) mod show;
 pub(crate) mod target;
+pub(crate) mod undo;
 pub(crate) mod upgrade_plan;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

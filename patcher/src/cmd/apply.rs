@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ichor_proto::talos::machine::apply_configuration_request::Mode;
 use ichor_rollout::view::Lock;
 
 use super::cluster_file;
@@ -11,11 +12,14 @@ use super::plan::nodes::Nodes;
 use super::plan::{steps, tell_refusals};
 use super::rolling::{Prepared, Reached, Rolling};
 use crate::api::Capabilities;
+use crate::cluster::Cluster;
+use crate::config_update::NodeConfig;
 use crate::exit::{Exit, UsageError};
 use crate::output;
 use crate::plan::Options;
 use crate::roll::config_plan::{self, STAGES};
 use crate::roll::perform::flow_of;
+use crate::roll::undo::{Extent, Undo};
 use crate::roll::{observe, target};
 
 /// Flags of `apply`.
@@ -33,6 +37,12 @@ pub struct ApplyArgs {
     /// An installer image that has the ichor extension, for nodes that lack it
     #[arg(long, value_name = "REFERENCE")]
     image: Option<String>,
+    /// Walk back: undo what the last run that changed anything did
+    #[arg(long, conflicts_with_all = ["image", "until"])]
+    undo: bool,
+    /// With --undo: undo everything that was ever applied from this folder, until nothing of the mesh is in any config
+    #[arg(long, requires = "undo")]
+    all: bool,
     #[command(flatten)]
     rolling: Rolling,
 }
@@ -51,6 +61,9 @@ impl ApplyArgs {
         let cluster = cluster_file::load(&self.file)?;
         let talosconfig = connection.talosconfig()?;
         let nodes = Nodes::connect(&cluster, connection, &talosconfig, |_| None)?;
+        if self.undo {
+            return self.walk_back(connection, &cluster, &nodes).await;
+        }
         let (observed, failures) = nodes.observe(&cluster).await?;
         if !failures.is_empty() {
             output::note("nothing was changed: there is no plan without all nodes");
@@ -101,6 +114,10 @@ impl ApplyArgs {
         };
         let made = config_plan::make(&source, self.rolling.policy(&targets, kubernetes.is_some())?);
         let left = made.left;
+        let folder = self.rolling.folder(&cluster.mesh.name)?;
+        if !self.rolling.dry_run {
+            Undo::read(&folder)?.keep(&folder, &made.rollout, &made.texts)?;
+        }
         let prepared = Prepared {
             plan: made.rollout,
             texts: made.texts,
@@ -108,11 +125,57 @@ impl ApplyArgs {
             reached,
             trusted: None,
             purpose: format!("apply {}", cluster.mesh.name),
-            folder: self.rolling.folder(&cluster.mesh.name)?,
+            folder,
             view: Some(view),
         };
         let exit = prepared.go(&self.rolling).await?;
         for text in left {
+            output::note(&format!("left: {text}"));
+        }
+        Ok(exit)
+    }
+
+    /// Runs `apply --undo`.
+    async fn walk_back(
+        &self,
+        connection: &Connection,
+        cluster: &Cluster,
+        nodes: &Nodes,
+    ) -> anyhow::Result<Exit> {
+        let folder = self.rolling.folder(&cluster.mesh.name)?;
+        let undo = Undo::read(&folder)?;
+        let targets = target::of_cluster(cluster, nodes)?;
+        let mut configs = Vec::new();
+        for target in &targets {
+            let now = NodeConfig::read(&target.client).await?;
+            // One that waits for its boot is what the boot brings.
+            configs.push(now.base(Mode::Staged).text.clone());
+        }
+        let reached = self.rolling.reach(&targets, connection).await?;
+        let kubernetes = match &reached {
+            Reached::Yes(kubernetes) => Some(kubernetes.clone()),
+            Reached::No(_) => None,
+        };
+        let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
+        let extent = if self.all { Extent::All } else { Extent::LastRun };
+        let policy = self.rolling.policy(&targets, kubernetes.is_some())?;
+        let made = undo.make(extent, &targets, &configs, &view, policy);
+        if made.rollout.stages.is_empty() && made.left.is_empty() {
+            output::note("nothing to undo");
+            return Ok(Exit::Done);
+        }
+        let prepared = Prepared {
+            plan: made.rollout,
+            texts: made.texts,
+            targets,
+            reached,
+            trusted: None,
+            purpose: format!("apply --undo {}", cluster.mesh.name),
+            folder,
+            view: Some(view),
+        };
+        let exit = prepared.go(&self.rolling).await?;
+        for text in made.left {
             output::note(&format!("left: {text}"));
         }
         Ok(exit)

@@ -264,7 +264,7 @@ impl Prepared {
     }
 }
 
-async fn take(kubernetes: &Kubernetes, me: &str, purpose: &str) -> anyhow::Result<Lock> {
+pub(crate) async fn take(kubernetes: &Kubernetes, me: &str, purpose: &str) -> anyhow::Result<Lock> {
     let watching = |held: &lease::Held| {
         output::note(&format!("waiting for the lock: {} has it, and may be dead", held.holder));
     };
@@ -275,6 +275,14 @@ async fn take(kubernetes: &Kubernetes, me: &str, purpose: &str) -> anyhow::Resul
                 .into())
         }
         Err(error) => Err(error).context("failed to take the lock on rollouts"),
+    }
+}
+
+/// A changing run without a lock that nobody asked for.
+pub(crate) fn unlocked(why: &str) -> Refusal {
+    Refusal {
+        reason: format!("the Kubernetes API, which has the lock on rollouts, does not answer: {why}"),
+        advice: Some("if nobody else is changing the cluster, say --no-lock".to_owned()),
     }
 }
 

@@ -141,6 +141,8 @@ impl Source<'_> {
             let step = planned.steps.iter().find(|step| step.kind == kind)?;
             let to = config_digest(&step.after);
             texts.insert(to, step.after.clone());
+            // For the way back.
+            texts.entry(now[node]).or_insert_with(|| planned.before.clone());
             let from = std::mem::replace(&mut now[node], to);
             let mut expect = self.expect(node, to);
             expect.daemon = kind != StepKind::Pin && expect.extensions.contains("ichor");

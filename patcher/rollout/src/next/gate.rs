@@ -27,7 +27,8 @@ impl Case<'_> {
     /// Before a control plane goes down etcd is looked at twice after whatever was done last. What a node says in the second
     /// look has to be newer than the first, so old news from longer ago show. Those that began in between cannot.
     pub(super) fn second_look(&self, task: &Task) -> Option<Step> {
-        let is_second = self.journal.watch.before().is_some_and(|before| before >= self.journal.last_change());
+        let is_second =
+            self.journal.watch.before().is_some_and(|before| before >= self.journal.last_change());
         let votes = self.plan.nodes[task.node].votes;
         (votes && !is_second).then(|| self.wait(task, Why::Look, None))
     }
