@@ -29,7 +29,7 @@ fn the_daemon_is_restarted_for_its_first_config_and_talos_does_it_for_every_othe
     for line in [Line::V1_12, Line::V1_14] {
         let world = World::new(line);
         let apply = || {
-            let output = world.output(&["apply"]);
+            let output = world.output(&["apply", "--no-lock", "--soak", "300ms"]);
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(output.status.success(), "{said}");
             said

@@ -213,6 +213,20 @@ impl Journal {
         self.nodes.get(node).is_some_and(|log| log.open.is_some())
     }
 
+    /// The nodes that were left in the middle of something.
+    pub fn open_nodes(&self) -> Vec<String> {
+        self.open_attempts().map(|(name, _)| name.to_string()).collect()
+    }
+
+    /// Whether a config that was never kept may be being tried on this node.
+    pub fn is_trying(&self, node: &str) -> bool {
+        let attempt = self.nodes.get(node).and_then(|log| log.open.as_ref());
+        attempt.is_some_and(|attempt| {
+            let is_kept = attempt.made(&Call::Keep).is_some_and(Made::is_done);
+            attempt.made(&Call::Try).is_some_and(|made| made.outcome != Some(Ended::Refused)) && !is_kept
+        })
+    }
+
     /// Whether anything was proven to be done for this node in this run.
     pub fn is_concluded(&self, node: &str) -> bool {
         self.nodes.get(node).is_some_and(|log| !log.concluded.is_empty())

@@ -19,8 +19,9 @@ use crate::output;
 use crate::plan::Options;
 use crate::roll::config_plan::{self, STAGES};
 use crate::roll::perform::flow_of;
+use crate::roll::record;
 use crate::roll::undo::{Extent, Undo};
-use crate::roll::{observe, target};
+use crate::roll::{now, observe, target};
 
 /// Flags of `apply`.
 #[derive(Args, Debug)]
@@ -64,10 +65,24 @@ impl ApplyArgs {
         if self.undo {
             return self.walk_back(connection, &cluster, &nodes).await;
         }
-        let (observed, failures) = nodes.observe(&cluster).await?;
-        if !failures.is_empty() {
-            output::note("nothing was changed: there is no plan without all nodes");
-            return Ok(failures.finish());
+        let folder = self.rolling.folder(&cluster.mesh.name)?;
+        let journal = record::peek(&folder)?;
+        let (began, mut told) = (now(), false);
+        let mut observed = loop {
+            let (observed, failures) = nodes.observe(&cluster).await?;
+            // A config that is only tried goes away by itself, and is no beginning for a plan.
+            let is_tried = observed.iter().any(|it| it.is_pending && journal.is_trying(&it.node));
+            if failures.is_empty() && !is_tried {
+                break observed;
+            }
+            if !self.rolling.waits_for(&journal, began, &mut told).await {
+                output::note("nothing was changed: there is no plan without all nodes");
+                return Ok(failures.finish());
+            }
+        };
+        // What an earlier run put on the disk for the next boot is where it goes on.
+        for it in observed.iter_mut().filter(|it| journal.is_open(&it.node)) {
+            it.is_pending = false;
         }
         let options = Options { allow_unknown_talos: self.allow_unknown_talos };
         let plan = steps::make(&cluster, &observed, options)?;
@@ -114,7 +129,6 @@ impl ApplyArgs {
         };
         let made = config_plan::make(&source, self.rolling.policy(&targets, kubernetes.is_some())?);
         let left = made.left;
-        let folder = self.rolling.folder(&cluster.mesh.name)?;
         if !self.rolling.dry_run {
             Undo::read(&folder)?.keep(&folder, &made.rollout, &made.texts)?;
         }

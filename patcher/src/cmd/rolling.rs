@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use ichor_rollout::journal::Journal;
 use ichor_rollout::plan::{Plan, Policy, Work};
 use ichor_rollout::view::View;
 
@@ -19,7 +20,7 @@ use crate::output::{self, Format};
 use crate::roll::config_plan::Texts;
 use crate::roll::drive::Rollout;
 use crate::roll::perform::Hands;
-use crate::roll::record::{Record, folder};
+use crate::roll::record::{self, Record, folder};
 use crate::roll::show::Show;
 use crate::roll::target::Target;
 use crate::transport::Endpoint;
@@ -147,6 +148,20 @@ impl Rolling {
         }
     }
 
+    /// Whether to look once more: an earlier process left nodes in the middle of something, and one of all does not
+    /// answer yet. Tells so once, and waits a moment.
+    pub(crate) async fn waits_for(&self, journal: &Journal, began: Duration, told: &mut bool) -> bool {
+        let open = journal.open_nodes().join(", ");
+        if open.is_empty() || crate::roll::now() >= began + self.boot_timeout {
+            return false;
+        }
+        if !std::mem::replace(told, true) {
+            output::note(&format!("waiting: an earlier run was interrupted at {open}, and not all nodes answer"));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        true
+    }
+
     /// The folder of the journal and the snapshots.
     pub(crate) fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
         match &self.state {
@@ -228,8 +243,7 @@ impl Prepared {
                 Refusal { reason, advice: Some("the same command with --yes does it".to_owned()) }.into()
             );
         }
-        let path = self.folder.join("rollout.journal");
-        let (record, journal) = Record::open(&path)?;
+        let (record, journal) = Record::open(&record::path(&self.folder))?;
         let me = lease::identity();
         let (kubernetes, lock) = match self.reached {
             Reached::Yes(kubernetes) => {

@@ -16,7 +16,7 @@ use crate::exit::{Exit, Refusal, UsageError};
 use crate::plan::observe::installer_of;
 use crate::roll::image_check::{self, Today, Wanted};
 use crate::roll::target::{self, Target};
-use crate::roll::{observe, upgrade_plan};
+use crate::roll::{now, observe, record, upgrade_plan};
 
 /// Flags of `upgrade`.
 #[derive(Args, Debug)]
@@ -77,9 +77,17 @@ impl UpgradeArgs {
             Reached::Yes(kubernetes) => Some(kubernetes.clone()),
             Reached::No(_) => None,
         };
+        let folder = self.rolling.folder(&name)?;
+        let journal = record::peek(&folder)?;
+        let (began, mut told) = (now(), false);
+        let read = loop {
+            match join_all(targets.iter().map(read)).await.into_iter().collect::<anyhow::Result<Vec<_>>>() {
+                Ok(read) => break read,
+                Err(error) if !self.rolling.waits_for(&journal, began, &mut told).await => return Err(error),
+                Err(_) => {}
+            }
+        };
         let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
-        let read =
-            join_all(targets.iter().map(read)).await.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let versions: Vec<TalosVersion> = read.iter().map(|(version, _)| version.clone()).collect();
         let mut refusals = Vec::new();
         let mut images = Vec::new();
@@ -122,7 +130,7 @@ impl UpgradeArgs {
             reached,
             trusted: wanted.trusted,
             purpose: format!("upgrade to {}", self.to),
-            folder: self.rolling.folder(&name)?,
+            folder,
             view: Some(view),
         };
         prepared.go(&self.rolling).await

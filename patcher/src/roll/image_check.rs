@@ -176,12 +176,12 @@ mod tests {
             reference(&node, &wanted, &to).unwrap_err(),
             "the schematic lacks iscsi-tools, which cp-1 has"
         );
-        let image = Some("registry.example/installer:v1.14.1".to_owned());
-        let wanted = Wanted { image: image.clone(), ..Wanted::default() };
+        let image = "registry.example/installer:v1.14.1".to_owned();
+        let wanted = Wanted { image: Some(image.clone()), ..Wanted::default() };
         assert!(reference(&node, &wanted, &to).unwrap_err().contains("--trust-image"));
         let wanted =
-            Wanted { image: image.clone(), trusted: Some("sha256:ab".to_owned()), ..Wanted::default() };
-        assert_eq!(reference(&node, &wanted, &to).unwrap(), image.unwrap());
+            Wanted { image: Some(image.clone()), trusted: Some("sha256:ab".to_owned()), ..Wanted::default() };
+        assert_eq!(reference(&node, &wanted, &to).unwrap(), image);
         assert!(
             reference(&today(&["ichor"], None), &Wanted::default(), &to).unwrap_err().contains("not made by")
         );

@@ -61,6 +61,21 @@ impl Record {
     }
 }
 
+/// The file of the journal in a folder.
+pub(crate) fn path(folder: &Path) -> PathBuf {
+    folder.join("rollout.journal")
+}
+
+/// What an earlier process left in a folder, without taking it up.
+pub(crate) fn peek(folder: &Path) -> anyhow::Result<Journal> {
+    let path = path(folder);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Journal::replay(decode(&bytes).with_context(|| format!("failed to read {}", path.display()))?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Journal::default()),
+        Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
+    }
+}
+
 /// Where journals and snapshots of a cluster are kept: `$XDG_STATE_HOME/ichor/NAME`, by default in `~/.local/state`.
 pub(crate) fn folder(name: &str) -> anyhow::Result<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty());
