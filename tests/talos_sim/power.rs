@@ -48,6 +48,29 @@ fn a_cluster_that_lost_all_data_comes_back_from_a_snapshot() {
 }
 
 #[test]
+fn a_large_snapshot_is_streamed_verified_and_taken_back() {
+    let world = World::new(Line::V1_14);
+    let clients = Clients::new(&world, Role::Admin, "cp-1");
+    let megabytes =
+        std::env::var("ICHOR_SNAPSHOT_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(24_u64);
+    let bytes = megabytes << 20;
+    world.simulation.change(|cluster, _| cluster.etcd_mut().set_database_bytes(Some(bytes)));
+    world.simulation.change(|cluster, _| cluster.etcd_mut().put("/registry/a", "kept")).expect("written");
+    let begun = Instant::now();
+    world.run(&["-n", "10.5.0.2", "etcd", "snapshot", "db.snapshot"]);
+    println!("{megabytes} MiB are on the disk and verified after {:?}", begun.elapsed());
+    let length = std::fs::metadata(world.path("db.snapshot")).expect("there").len();
+    assert!(length.abs_diff(bytes + 32) <= 2 * 4096, "{length}");
+    let said: serde_json::Value =
+        serde_json::from_str(&world.run(&["etcd", "verify", "db.snapshot", "-o", "json"])).expect("JSON");
+    // One of the member itself, the one that was written, and one in each MiB.
+    assert_eq!(said["revision"], megabytes + 2, "{said}");
+    let node = clients.node("10.5.0.2");
+    let file = File::open(world.path("db.snapshot")).expect("there");
+    clients.run(node.etcd_recover(&file)).expect("uploaded");
+}
+
+#[test]
 fn a_reset_takes_the_member_along_only_if_it_is_graceful() {
     let world = World::new(Line::V1_13);
     let clients = Clients::new(&world, Role::Admin, "cp-1");
