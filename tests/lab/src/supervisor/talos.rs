@@ -57,7 +57,7 @@ impl World {
                 addresses: lan_addresses(&self.topology, &node.name),
                 config: (!is_new).then_some(text),
                 extensions: vec![EXTENSION.to_owned()],
-                schematic: None,
+                schematic: talos.schematic.clone(),
                 boot_time: BOOT_TIME,
             });
             directory.add(node.name.clone(), SocketAddr::new(addresses.ip(Family::V4), PORT));

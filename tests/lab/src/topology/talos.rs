@@ -20,6 +20,9 @@ pub struct Talos {
     /// The version of single nodes, by their names, where it is another one.
     #[serde(default)]
     pub versions: BTreeMap<String, Line>,
+    /// The id of the schematic of the image that nodes run in the beginning, if it comes from an Image Factory.
+    #[serde(default)]
+    pub schematic: Option<String>,
     /// The installer images that nodes can be upgraded to.
     #[serde(default)]
     pub images: Vec<TalosImage>,
@@ -160,7 +163,7 @@ mod tests {
     #[test]
     fn nodes_can_run_different_versions_and_images_can_be_bad() {
         let topology = topology(
-            "  controlPlanes: 1\n  version: \"1.12\"\n  versions: {b: \"1.13\"}\n  images:\n    - reference: \
+            "  controlPlanes: 1\n  schematic: abc\n  version: \"1.12\"\n  versions: {b: \"1.13\"}\n  images:\n    - reference: \
              x/installer:v1.13.9\n      version: \"1.13\"\n      extensions: {}\n      fault: stuckBooting\n    - \
              {reference: \"y:z\", version: \"1.14\", schematic: abc, fault: slowBoot}\n",
         );

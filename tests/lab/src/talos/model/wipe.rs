@@ -15,7 +15,7 @@ use super::refusal::Refusal;
 /// What a reset asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reset {
-    /// Whether the member leaves etcd first.
+    /// Whether the member leaves etcd first, if it runs.
     pub graceful: bool,
     /// Whether the node comes back.
     pub reboot: bool,
@@ -71,6 +71,8 @@ impl Cluster {
         }
         found.enter(Stage::Resetting, now);
         let (boots, is_voter) = (found.boots(), found.machine_type() == Some(MachineType::ControlPlane));
+        // A member that does not run stays behind (Talos: the task LeaveEtcd).
+        let is_voter = is_voter && self.etcd().member(node).is_some_and(|member| member.up);
         if reset.graceful
             && is_voter
             && let Err(refusal) = self.etcd_mut().leave(node, boots)

@@ -63,6 +63,13 @@ fn a_graceful_reset_leaves_etcd_first_or_fails() {
     let now = pass(&mut cluster, now, BOOT * 4);
     assert!(cluster.etcd().has_data("cp-4"), "without a quorum nobody leaves, and nothing is wiped");
     assert_eq!(cluster.node("cp-4").unwrap().boots(), 2, "but it has rebooted");
+    // One that does not run is wiped all the same, and stays a member.
+    cluster.faults_mut("cp-4").unwrap().etcd_delay = BOOT * 9;
+    cluster.leave("cp-4", true, now).unwrap();
+    let now = pass(&mut cluster, now, BOOT * 2);
+    cluster.reset("cp-4", &wiped(true), now).unwrap();
+    let now = pass(&mut cluster, now, BOOT);
+    assert!(!cluster.etcd().has_data("cp-4"));
     let unknown = Reset { partitions: vec!["HOME".to_owned()], ..wiped(false) };
     assert!(cluster.reset("cp-4", &unknown, now).is_err());
 }
