@@ -154,6 +154,15 @@ pub fn verify(path: &Path, hash: HashCheck) -> Result<Verified, SnapshotError> {
     Ok(Verified { bytes, sha256: sha256.map(|sha256| hex(&sha256)), contents })
 }
 
+/// Reads a database that is in memory.
+///
+/// # Errors
+///
+/// When it is damaged.
+pub fn read_database(bytes: &[u8]) -> Result<Contents, Fault> {
+    contents::read(bytes, bytes.len() as u64)
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -293,11 +302,11 @@ mod tests {
         for place in 0..database.len() {
             let mut damaged = database.to_vec();
             damaged[place] ^= [0x01, 0x80, 0xff][place % 3];
-            refused += u32::from(contents::read(&damaged[..], damaged.len() as u64).is_err());
+            refused += u32::from(read_database(&damaged).is_err());
         }
         assert!(refused > 400, "{refused}");
         for length in (0..database.len()).step_by(512) {
-            let cut = contents::read(&database[..length], length as u64);
+            let cut = read_database(&database[..length]);
             assert!(matches!(cut, Err(Fault::Meta | Fault::Cut { .. })), "{length}: {cut:?}");
         }
     }

@@ -284,6 +284,17 @@ mod tests {
     }
 
     #[test]
+    fn the_kubeconfig_of_talos_makes_a_client() {
+        let access = Access::of_kubeconfig(include_str!("../../tests/fixtures/kubeconfig.yaml")).unwrap();
+        let route = crate::kubernetes::Kubernetes::route(None).unwrap();
+        let host = Endpoint::new("10.0.0.3", API_SERVER_PORT).unwrap();
+        let client = crate::kubernetes::Kubernetes::new(access, route, &[host]).unwrap();
+        let endpoints: Vec<String> = client.endpoints().map(ToString::to_string).collect();
+        assert_eq!(endpoints, ["10.0.0.3:6443", "10.0.0.2:6443"]);
+        assert!(!format!("{client:?}").contains("BEGIN"));
+    }
+
+    #[test]
     fn a_kubeconfig_that_names_files_or_programs_is_refused() {
         let server = "server: 'https://a'";
         for (cluster, user) in [

@@ -1,38 +1,34 @@
 //! One lock for every run that changes a cluster: the Lease `kube-system/ichor-rollout`.
 //!
 //! Whoever has it renews it in the background and asks [`Lock::check`] before each action. `decide` says who may have
-//! it; here are the requests.
+//! it, `object` is the lease in the API; here both are put to work.
 
 mod decide;
+mod object;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use k8s_openapi::jiff::Timestamp;
-use kube_core::Request;
-use kube_core::params::{GetParams, PostParams};
+use k8s_openapi::api::coordination::v1::Lease;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use self::decide::LockState;
-use self::decide::{Candidate, Holding, Seen, Step};
+use self::decide::{Candidate, Holding, Step};
+use self::object::{create, filled, give_up, held, read, renewed, replace, seen, version};
 use super::{Kubernetes, KubernetesError};
+use crate::output::date;
 
 /// Where the lease is.
 pub const NAMESPACE: &str = "kube-system";
 /// Its name.
 pub const NAME: &str = "ichor-rollout";
 
-/// What the run that has the lock does.
-const PURPOSE: &str = "ichor/run";
-/// Texts of a lease that somebody else wrote are cut to this.
-const MAX_TEXT_CHARS: usize = 200;
+/// How often a lock is given up again that changes meanwhile.
+const CONFLICTS: usize = 3;
 
 /// How long things take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +69,31 @@ pub struct Held {
     pub term: Duration,
 }
 
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = |time: SystemTime| {
+            date(time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+        };
+        write!(f, "{} has the lock", self.holder)?;
+        if let Some(purpose) = &self.purpose {
+            write!(f, " for {purpose}")?;
+        }
+        if let Some(since) = self.since {
+            write!(f, " since {}", time(since))?;
+        }
+        if let Some(end) = self.renewed.and_then(|renewed| renewed.checked_add(self.term)) {
+            write!(f, "; it renews it, or else it expires at {}", time(end))?;
+        }
+        Ok(())
+    }
+}
+
 /// Why the lock was not acquired.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
     /// Somebody else has it and is alive.
-    #[error("{} has the lock{}", .0.holder, .0.purpose.as_ref().map(|it| format!(" for {it}")).unwrap_or_default())]
+    #[error("{0}")]
     Held(Held),
     /// The Kubernetes API did not do it.
     #[error(transparent)]
@@ -218,19 +233,18 @@ impl Lock {
     /// When the API does not do it: the lock runs out by itself then.
     pub async fn release(self) -> Result<(), KubernetesError> {
         self.renewal.abort();
-        let Some(mut lease) = read(&self.kubernetes).await? else { return Ok(()) };
-        let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_deref() != Some(&self.me) {
-            return Ok(());
+        for _ in 0..CONFLICTS {
+            let Some(mut lease) = read(&self.kubernetes).await? else { return Ok(()) };
+            if !give_up(&mut lease, &self.me) {
+                return Ok(());
+            }
+            match replace(&self.kubernetes, &lease).await {
+                // A last renewal was still on its way.
+                Err(error) if error.code() == Some(409) => {}
+                result => return result.map(drop),
+            }
         }
-        spec.holder_identity = None;
-        spec.lease_duration_seconds = Some(1);
-        spec.renew_time = Some(MicroTime(Timestamp::now()));
-        lease.metadata.annotations.get_or_insert_default().remove(PURPOSE);
-        match replace(&self.kubernetes, &lease).await {
-            Err(error) if error.code() == Some(409) => Ok(()),
-            result => result.map(drop),
-        }
+        Ok(())
     }
 
     fn hold(kubernetes: &Kubernetes, me: &str, lease: &Lease, times: Times, sent: Duration) -> Self {
@@ -287,11 +301,14 @@ impl Renewal {
                     self.times.renew
                 }
                 Err(error) if matches!(error.code(), Some(404 | 409)) => {
-                    if let Ok(found) = self.publishing(read(&kubernetes)).await {
-                        lock(&self.holding).found(found.as_ref().map(seen).as_ref());
-                        self.lease = found.unwrap_or_default();
+                    match self.publishing(read(&kubernetes)).await {
+                        Ok(found) => {
+                            lock(&self.holding).found(found.as_ref().map(seen).as_ref());
+                            self.lease = found.unwrap_or_default();
+                            Duration::ZERO
+                        }
+                        Err(_) => self.times.retry,
                     }
-                    Duration::ZERO
                 }
                 Err(_) => self.times.retry,
             };
@@ -330,92 +347,6 @@ fn lost(state: &LockState, age: Duration) -> Result<(), LockLost> {
     }
 }
 
-fn resource() -> Request {
-    Request::new(format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"))
-}
-
-async fn read(kubernetes: &Kubernetes) -> Result<Option<Lease>, KubernetesError> {
-    match kubernetes.ask("read the lock", resource().get(NAME, &GetParams::default())).await {
-        Err(error) if error.code() == Some(404) => Ok(None),
-        result => result.map(Some),
-    }
-}
-
-async fn create(kubernetes: &Kubernetes, lease: Lease) -> Result<Lease, KubernetesError> {
-    let request = serde_json::to_vec(&lease)
-        .map_err(kube_core::request::Error::SerializeBody)
-        .and_then(|body| resource().create(&PostParams::default(), body));
-    kubernetes.ask("make the lock", request).await
-}
-
-/// Overwrites the version that `lease` names, and no other: anything else is a conflict (409).
-async fn replace(kubernetes: &Kubernetes, lease: &Lease) -> Result<Lease, KubernetesError> {
-    let request = serde_json::to_vec(lease)
-        .map_err(kube_core::request::Error::SerializeBody)
-        .and_then(|body| resource().replace(NAME, &PostParams::default(), body));
-    kubernetes.ask("write the lock", request).await
-}
-
-/// The lease with us as its holder.
-fn filled(lease: Option<Lease>, me: &str, purpose: &str, times: Times) -> Lease {
-    let mut lease = lease.unwrap_or_else(|| Lease {
-        metadata: ObjectMeta {
-            name: Some(NAME.to_owned()),
-            namespace: Some(NAMESPACE.to_owned()),
-            ..ObjectMeta::default()
-        },
-        spec: None,
-    });
-    let now = MicroTime(Timestamp::now());
-    let annotations: &mut BTreeMap<_, _> = lease.metadata.annotations.get_or_insert_default();
-    annotations.insert(PURPOSE.to_owned(), purpose.chars().take(MAX_TEXT_CHARS).collect());
-    let old = lease.spec.take().unwrap_or_default();
-    lease.spec = Some(LeaseSpec {
-        holder_identity: Some(me.to_owned()),
-        lease_duration_seconds: Some(i32::try_from(times.term.as_secs().max(1)).unwrap_or(i32::MAX)),
-        acquire_time: Some(now.clone()),
-        renew_time: Some(now),
-        lease_transitions: Some(old.lease_transitions.unwrap_or(0).saturating_add(1)),
-        ..old
-    });
-    lease
-}
-
-fn renewed(lease: &Lease, version: String) -> Lease {
-    let mut lease = lease.clone();
-    lease.metadata.resource_version = Some(version);
-    lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
-    lease
-}
-
-fn version(lease: &Lease) -> String {
-    lease.metadata.resource_version.clone().unwrap_or_default()
-}
-
-fn seen(lease: &Lease) -> Seen {
-    let spec = lease.spec.clone().unwrap_or_default();
-    Seen {
-        version: version(lease),
-        holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
-        renewed: spec.renew_time.map(|time| time.0.to_string()).unwrap_or_default(),
-        term: Duration::from_secs(spec.lease_duration_seconds.map_or(0, i32::unsigned_abs).into()),
-    }
-}
-
-fn held(lease: &Lease) -> Held {
-    let seen = seen(lease);
-    let spec = lease.spec.clone().unwrap_or_default();
-    let text = |text: &str| text.chars().take(MAX_TEXT_CHARS).collect::<String>();
-    let purpose = lease.metadata.annotations.as_ref().and_then(|all| all.get(PURPOSE));
-    Held {
-        holder: text(seen.holder.as_deref().unwrap_or("somebody")),
-        purpose: purpose.map(|purpose| text(purpose)),
-        since: spec.acquire_time.map(|time| time.0.into()),
-        renewed: spec.renew_time.map(|time| time.0.into()),
-        term: seen.term(),
-    }
-}
-
 /// The time since this machine booted, in which sleep counts: somebody else's term goes on while a laptop is closed.
 fn since_boot() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
@@ -439,39 +370,21 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_keeps_what_others_wrote_and_counts_its_holders() {
-        let times = Times::default();
-        let mut lease = filled(None, "a", "upgrade", times);
-        lease.metadata.labels = Some([("team".to_owned(), "x".to_owned())].into());
-        lease.metadata.resource_version = Some("3".to_owned());
-        let second = filled(Some(lease), "b", "apply", times);
-        let spec = second.spec.clone().unwrap();
-        assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("b"), Some(2)));
-        assert_eq!(second.metadata.labels.as_ref().unwrap()["team"], "x");
-        assert_eq!(seen(&second).version, "3");
-        let shown = held(&second);
-        assert_eq!((&*shown.holder, shown.purpose.as_deref(), shown.term), ("b", Some("apply"), times.term));
-    }
-
-    #[test]
-    fn a_renewal_changes_the_time_and_nothing_else() {
-        let lease = filled(None, "a", "upgrade", Times::default());
-        let again = renewed(&lease, "9".to_owned());
-        let (before, after) = (lease.spec.unwrap(), again.spec.clone().unwrap());
-        assert!(after.renew_time.unwrap().0 >= before.renew_time.unwrap().0);
+    fn a_refusal_says_who_since_when_and_until_when() {
+        let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let mut held = Held {
+            holder: "alice@desk-1".to_owned(),
+            purpose: Some("upgrade".to_owned()),
+            since: at(1_767_225_600),
+            renewed: at(1_767_225_610),
+            term: Duration::from_secs(60),
+        };
         assert_eq!(
-            (after.acquire_time, after.lease_transitions),
-            (before.acquire_time, before.lease_transitions)
+            LockError::Held(held.clone()).to_string(),
+            "alice@desk-1 has the lock for upgrade since 2026-01-01T00:00:00Z; it renews it, or else it expires at \
+             2026-01-01T00:01:10Z"
         );
-        assert_eq!(version(&again), "9");
-    }
-
-    #[test]
-    fn hostile_leases_are_cut_and_bounded() {
-        let mut lease = filled(None, &"x".repeat(10_000), "p", Times::default());
-        lease.spec.as_mut().unwrap().lease_duration_seconds = Some(i32::MIN);
-        let shown = held(&lease);
-        assert_eq!(shown.holder.len(), MAX_TEXT_CHARS);
-        assert!(shown.term <= Duration::from_secs(300));
+        (held.purpose, held.since, held.renewed) = (None, None, None);
+        assert_eq!(held.to_string(), "alice@desk-1 has the lock");
     }
 }

@@ -222,7 +222,8 @@ impl MachineService for Apid {
 
     async fn etcd_snapshot(&self, request: Request<machine::EtcdSnapshotRequest>) -> Reply<Replies<Data>> {
         let script = self.target(&request)?.enter("EtcdSnapshot", &request).await?;
-        replies(script.snapshot.chunks(1024).map(data).collect::<Vec<_>>(), false)
+        // Pieces as etcd sends them.
+        replies(script.snapshot.chunks(32 << 10).map(data).collect::<Vec<_>>(), false)
     }
 
     async fn kubeconfig(&self, request: Request<()>) -> Reply<Replies<Data>> {

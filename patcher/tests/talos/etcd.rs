@@ -5,6 +5,9 @@ use tonic::Status;
 
 use crate::cluster::Cluster;
 
+/// The size of a large snapshot.
+const LARGE_MIB: usize = 160;
+
 #[tokio::test]
 async fn members_and_status_are_printed_with_hexadecimal_ids() {
     let cluster = Cluster::new(&["10.0.0.2"]).await;
@@ -99,6 +102,26 @@ async fn a_whole_snapshot_is_saved_and_its_hash_printed() {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::metadata(cluster.path("db.snapshot")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// Far more than the program may hold: its memory is bounded by the system (RLIMIT_DATA).
+#[tokio::test]
+async fn a_large_snapshot_is_saved_and_verified_with_little_memory() {
+    const LIMIT_KIB: usize = 40 << 10;
+    let cluster = Cluster::new(&["10.0.0.2"]).await;
+    let whole = snapshot(LARGE_MIB << 20);
+    cluster.nodes[0].script.lock().unwrap().snapshot = whole.clone();
+    let limited = |args: &[&str]| {
+        let script = format!("ulimit -d {LIMIT_KIB} && exec \"$0\" \"$@\"");
+        let mut command = tokio::process::Command::new("sh");
+        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_ichorctl")).args(args);
+        command.env("TALOSCONFIG", cluster.path("talosconfig")).current_dir(cluster.dir.path()).output()
+    };
+    for args in [&["etcd", "snapshot", "db.snapshot"][..], &["etcd", "verify", "db.snapshot"]] {
+        let output = limited(args).await.unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(std::fs::read(cluster.path("db.snapshot")).unwrap() == whole);
 }
 
 #[tokio::test]
