@@ -22,6 +22,7 @@
 //!    could make as many as it likes. Members that are gone have used their token all the same.
 //! 5. *Names and addresses.* Whoever is installed stays; the other waits.
 
+mod bounds;
 mod chain;
 mod digests;
 mod item;
@@ -195,6 +196,7 @@ impl Roster {
         if self.knows(digest) {
             return Applied::Known;
         }
+        let may_end_something = matches!(item, Item::Settled(_) | Item::Tombstone(_));
         let applied = match item {
             Item::Settled(settled) => self.apply_settled(*settled),
             Item::Announcement(item) => self.apply_announcement(item),
@@ -204,6 +206,9 @@ impl Roster {
         };
         if applied == Applied::New {
             self.retry_pending();
+            if may_end_something {
+                self.forget_ended();
+            }
         }
         applied
     }

@@ -118,7 +118,7 @@ impl Upkeep {
     }
 
     /// Members that are to be asked whether they are there.
-    fn askable(&mut self, now: Instant) -> Vec<IdentityKey> {
+    fn take_unheard(&mut self, now: Instant) -> Vec<IdentityKey> {
         let due = self.unheard.iter_mut().filter(|(_, at)| **at <= now);
         due.map(|(member, at)| {
             *at = now + ANSWER_AFTER;
@@ -253,7 +253,7 @@ impl Membership {
     /// then news are lost, and the next comparison may be ten seconds away. It is asked, and told what we know, until it
     /// is heard.
     fn ask_the_unheard(&mut self, now: Now) {
-        for member in self.upkeep.askable(now.instant) {
+        for member in self.upkeep.take_unheard(now.instant) {
             let question = Message::Ping(self.rng.next_u64());
             // Beside the comparisons that run: they go on.
             self.send(vec![(member, Message::summary(&self.roster).encode()), (member, question.encode())]);

@@ -55,10 +55,12 @@ impl Roster {
                 self.keep(Item::Settled(Box::new(settled)));
                 if is_ordinary {
                     self.install_ordinary(identity);
-                } else {
-                    self.resolve();
+                    return Applied::New;
                 }
-                Applied::New
+                let were_too_many = self.forget_claimants(&identity);
+                self.resolve();
+                let is_forgotten = were_too_many && !self.settled.contains_key(&identity);
+                if is_forgotten { Applied::Known } else { Applied::New }
             }
         }
     }
@@ -173,7 +175,7 @@ impl Roster {
         })
     }
 
-    fn forget_tombstone(&mut self, id: &RecordId) {
+    pub(super) fn forget_tombstone(&mut self, id: &RecordId) {
         if let Some(item) = self.tombstones.remove(id) {
             self.digests.remove(Item::Tombstone(item).digest());
         }

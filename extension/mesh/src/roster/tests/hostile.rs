@@ -139,6 +139,108 @@ fn one_member_fills_no_memory_with_tombstones() {
     assert_eq!(view(&one), view(&two));
 }
 
+/// Claimants of the token of member 2, by whoever has it, from `n` on.
+fn claimants(n: u8, count: u8, admitter: u8) -> Vec<Item> {
+    let claim =
+        |n| Admission { token: 2, name: 2, address: 2, reach: u16::from(n), ..Admission::of(n, admitter) };
+    (n..n + count).map(|n| Admission { uses: 1, ..claim(n) }.item()).collect()
+}
+
+#[test]
+fn a_spent_token_fills_no_memory_and_all_keep_the_same_claimants() {
+    let first = Admission { reach: 9000, ..Admission::of(2, 1) }.item();
+    let known = [Admission::of(1, 1).item(), first, Admission::of(4, 1).item()];
+    let (some, others) = (claimants(20, 60, 4), claimants(70, 60, 4));
+    let (mut one, mut two) = (roster(), roster());
+    for (roster, claimants) in [(&mut one, &some), (&mut two, &others)] {
+        apply_all(roster, &known);
+        apply_all(roster, claimants);
+        assert!(roster.item_count() <= 3 + 1 + bounds::MAX_BEYOND, "{}", roster.item_count());
+        assert!(roster.is_member(&identity(2)));
+    }
+    exchange(&mut one, &mut two);
+    assert_eq!(view(&one), view(&two));
+    let all: Vec<_> = known.into_iter().chain(others).chain(some).collect();
+    let mut three = roster();
+    apply_all(&mut three, &all);
+    assert_eq!(view(&one), view(&three));
+    // What is forgotten is not passed on.
+    assert_eq!(three.apply(all[3].clone()), Applied::Known);
+}
+
+#[test]
+fn a_claimant_that_let_somebody_in_is_kept_and_what_others_said_of_it_goes_with_it() {
+    let mut roster = roster();
+    let known = [Admission::of(1, 1).item(), Admission { reach: 9000, ..Admission::of(2, 1) }.item()];
+    apply_all(&mut roster, &known);
+    let claims = claimants(20, 60, 1);
+    // The worst of all, which is forgotten otherwise; it has admitted one by way of another.
+    apply_all(&mut roster, &claims[..2]);
+    apply_all(
+        &mut roster,
+        &[Admission::of(5, 20).item(), left(20), left(21), announcement(21, 3, &ModelCrypto)],
+    );
+    apply_all(&mut roster, &claims);
+    assert!(roster.status(&identity(20)).is_some() && roster.is_member(&identity(5)));
+    assert!(roster.status(&identity(21)).is_none());
+    assert_eq!(roster.tombstones().count(), 1);
+    assert!(roster.announcement(&identity(21)).is_none());
+    assert_eq!(resolved_anew(&roster).status, roster.status);
+}
+
+/// A member of the pool, whose token expires at `not_after`, or another one that was minted at `minted`.
+fn minted(n: u8, minted: u64, not_after: u64) -> Item {
+    let token = secret(b't', n);
+    let settled = of_pool(n, 1).settle(&ModelCrypto);
+    let grant = Grant {
+        minted,
+        not_after,
+        token: TokenKey(ModelCrypto.signing_public(&token)),
+        ..settled.grant.grant
+    };
+    let grant = grant.seal(&NETWORK, &owner_secret(1), &ModelCrypto).unwrap();
+    let member = Member { grant: grant.id, ..settled.member.member };
+    let member = member.seal(&NETWORK, &token, &identity_secret(n), &ModelCrypto).unwrap();
+    let receipt = Receipt { member: member.id, nonce: [0; 16], time: 0, reach: 1 };
+    let receipt = receipt.seal(&NETWORK, &identity_secret(1), &ModelCrypto).unwrap();
+    Item::Settled(Box::new(Settled { grant, member, receipt }))
+}
+
+#[test]
+fn ephemeral_members_that_ended_are_forgotten_a_week_after_their_token() {
+    const MINTED: u64 = 1_800_000_000;
+    let ended = [
+        Admission::of(1, 1).item(),
+        minted(30, MINTED, MINTED + 60),
+        minted(33, MINTED, MINTED + 60),
+        minted(36, MINTED, MINTED + 60),
+        announcement(30, 7, &ModelCrypto),
+        expired(30, 7, 1),
+        left(33),
+    ];
+    let (early, late) = (MINTED + 60 + bounds::FORGET_AFTER, MINTED + 61 + bounds::FORGET_AFTER);
+    let mut one = roster();
+    apply_all(&mut one, &ended);
+    apply_all(&mut one, &[minted(39, early, early + 60)]);
+    assert_eq!(one.status(&identity(30)), Some(&Status::Expired));
+    apply_all(&mut one, &[minted(42, late, late + 60)]);
+    for gone in [30, 33] {
+        assert!(one.status(&identity(gone)).is_none());
+    }
+    assert!(one.is_member(&identity(36)), "it is there");
+    assert_eq!((one.tombstones().count(), one.item_count()), (0, 4));
+    // Whatever came first.
+    let mut two = roster();
+    apply_all(
+        &mut two,
+        &[Admission::of(1, 1).item(), minted(42, late, late + 60), minted(39, early, early + 60)],
+    );
+    for item in &ended {
+        two.apply(item.clone());
+    }
+    assert_eq!(view(&one), view(&two));
+}
+
 #[test]
 fn a_stolen_owner_key_pins_no_name() {
     let mut roster = roster();
