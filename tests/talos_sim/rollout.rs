@@ -3,7 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use ichor_lab::talos::model::{Image, Line, NodeSpec};
+use ichor_lab::talos::model::{Cluster, Image, Line, NodeSpec};
+use ichor_tests::random::Random;
 
 use crate::world::{World, machine_config};
 
@@ -169,4 +170,136 @@ fn the_first_story_ends_well() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(lines(&world), [Line::V1_14; 5]);
     assert!(is_whole(&world));
+}
+
+const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+
+/// A cluster file for `world`, with this profile.
+fn cluster_file(profile: &str) -> String {
+    let mut text = format!(
+        "mesh: {{name: home, range: 10.213.0.0/16, profile: {profile}, measured: {{rttMs: 2, lossPerMille: 0}}}}\n\
+         sites: [{{name: a, lans: [10.5.0.0/24]}}]\nnodes:\n"
+    );
+    let roles = [("cp-1", 1), ("cp-2", 2), ("cp-3", 3), ("w-1", 11), ("w-2", 12)];
+    for (index, (name, host)) in roles.into_iter().enumerate() {
+        let role = if index < 3 { "controlplane" } else { "worker" };
+        // A key for each: those of a curve differ in more than their first letter, and nobody looks here.
+        let key = format!("{}{}", ["h", "i", "j", "k", "l"][index], &KEY[1..]);
+        text += &format!(
+            "  - {{name: {name}, role: {role}, site: a, address: 10.213.0.{host}, api: 10.5.0.{host}, publicKey: {key}}}\n"
+        );
+    }
+    text
+}
+
+fn apply(more: &[&str]) -> Vec<String> {
+    let mut arguments = vec!["apply".to_owned()];
+    arguments.extend(FLAGS.iter().chain(more).map(|it| (*it).to_owned()));
+    arguments
+}
+
+/// The peer URLs of the members of etcd.
+fn peer_urls(world: &World) -> Vec<String> {
+    let of =
+        |cluster: &Cluster| cluster.etcd().members().iter().flat_map(|it| it.advertised.clone()).collect();
+    let mut urls: Vec<String> = world.simulation.look(of);
+    urls.sort();
+    urls
+}
+
+/// What the mesh's daemon does on real nodes: its interface comes up.
+fn raise_interfaces(world: &World) {
+    world.simulation.change(|cluster, now| {
+        for (name, host) in [("cp-1", 1), ("cp-2", 2), ("cp-3", 3), ("w-1", 11), ("w-2", 12)] {
+            let address = |link: &str, net: String| (link.to_owned(), net.parse().expect("a prefix"));
+            let addresses = vec![
+                address("eth0", format!("10.5.0.{host}/24")),
+                address("ichor0", format!("10.213.0.{host}/16")),
+            ];
+            cluster.set_addresses(name, addresses, now).expect("a node");
+        }
+    });
+}
+
+const LAN: [&str; 3] = ["10.5.0.1", "10.5.0.2", "10.5.0.3"];
+const MESH: [&str; 3] = ["10.213.0.1", "10.213.0.2", "10.213.0.3"];
+
+#[test]
+fn a_live_cluster_moves_to_the_mesh_and_back() {
+    let world = world([Line::V1_12, Line::V1_12, Line::V1_13, Line::V1_13, Line::V1_14]);
+    let before: Vec<_> = ["cp-1", "cp-2", "cp-3", "w-1", "w-2"].map(|node| world.configs(node)).into();
+    std::fs::write(world.path("ichor.yaml"), cluster_file("beside")).expect("written");
+    let (code, said) = roll(&world, &apply(&[]));
+    assert_eq!(code, Some(0), "{said}");
+    raise_interfaces(&world);
+    assert_eq!(peer_urls(&world), LAN, "the pins hold");
+    // Node addresses first, then etcd too.
+    std::fs::write(world.path("ichor.yaml"), cluster_file("nodes")).expect("written");
+    let (code, said) = roll(&world, &apply(&[]));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(peer_urls(&world), LAN);
+    std::fs::write(world.path("ichor.yaml"), cluster_file("stretched")).expect("written");
+    let (code, said) = roll(&world, &apply(&[]));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(peer_urls(&world), MESH);
+    assert!(is_whole(&world));
+    // One run back, then all of them.
+    let (code, said) = roll(&world, &apply(&["--undo"]));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(peer_urls(&world), LAN);
+    let (code, said) = roll(&world, &apply(&["--undo", "--all"]));
+    assert_eq!(code, Some(0), "{said}");
+    let after: Vec<_> = ["cp-1", "cp-2", "cp-3", "w-1", "w-2"].map(|node| world.configs(node)).into();
+    assert_eq!(after, before, "nothing of ours is in any config");
+    assert!(is_whole(&world));
+}
+
+/// The tool is killed at any moment, over and over, and run again. `ROLLOUT_KILLS` says how often; 12 without it.
+#[test]
+fn a_tool_that_is_killed_at_any_moment_goes_on_where_it_was() {
+    let kills = std::env::var("ROLLOUT_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let mut random = Random::new(1);
+    let (mut killed, mut rounds) = (0, 0);
+    while killed < kills {
+        let world = world([Line::V1_13; 5]);
+        let goal = upgrade(Line::V1_14);
+        loop {
+            let mut child = world.command(&strs(&goal)).stderr(Stdio::piped()).spawn().expect("it runs");
+            let wait = Duration::from_millis(random.below(6000) as u64);
+            std::thread::sleep(wait);
+            if child.try_wait().expect("a process").is_some() || killed >= kills {
+                let output = child.wait_with_output().expect("it ends");
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(0), "after {killed} kills: {said}");
+                break;
+            }
+            child.kill().expect("killed");
+            child.wait().expect("it ends");
+            killed += 1;
+            assert!(world.simulation.look(|cluster| cluster.etcd().has_quorum()), "after {killed} kills");
+        }
+        rounds += 1;
+        assert_eq!(lines(&world), [Line::V1_14; 5], "round {rounds}");
+        assert!(is_whole(&world), "round {rounds}");
+    }
+}
+
+#[test]
+fn a_control_plane_goes_down_only_where_the_others_stay_a_quorum() {
+    let world = world([Line::V1_14; 5]);
+    let flags = ["--no-lock", "--yes", "--soak", "300ms", "--gate-timeout", "2s"];
+    let with = |first: &[&str]| [first, &flags].concat();
+    let output = world.output(&with(&["reboot", "cp-2"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    world.simulation.change(|cluster, now| cluster.leave("cp-3", false, now).map(drop)).expect("it goes");
+    world.until(|cluster| cluster.etcd().members().iter().any(|member| !member.up));
+    let (code, said) = world.refuse(&with(&["reboot", "cp-1"]));
+    assert_eq!(code, Some(3), "{said}");
+    let (code, said) = world.refuse(&["reset", "cp-1", "--confirm", "cp-1", "--no-lock"]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("the etcd member of cp-3 does not answer"), "{said}");
+    let (code, said) = world.refuse(&["reset", "w-1", "--no-lock"]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("--confirm w-1"), "{said}");
+    assert!(world.simulation.look(|cluster| cluster.etcd().has_quorum()));
 }

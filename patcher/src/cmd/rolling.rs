@@ -156,7 +156,9 @@ impl Rolling {
             return false;
         }
         if !std::mem::replace(told, true) {
-            output::note(&format!("waiting: an earlier run was interrupted at {open}, and not all nodes answer"));
+            output::note(&format!(
+                "waiting: an earlier run was interrupted at {open}, and not all nodes answer"
+            ));
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         true

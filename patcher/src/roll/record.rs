@@ -70,7 +70,9 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
 pub(crate) fn peek(folder: &Path) -> anyhow::Result<Journal> {
     let path = path(folder);
     match std::fs::read(&path) {
-        Ok(bytes) => Ok(Journal::replay(decode(&bytes).with_context(|| format!("failed to read {}", path.display()))?)),
+        Ok(bytes) => {
+            Ok(Journal::replay(decode(&bytes).with_context(|| format!("failed to read {}", path.display()))?))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Journal::default()),
         Err(error) => Err(error).with_context(|| format!("failed to read {}", path.display())),
     }

@@ -11,7 +11,7 @@ use crate::talos::pki::{Pki, PkiError};
 use crate::talos::role::Role;
 
 /// What a file of a node says; `None` if there is no such file.
-pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
+pub(super) fn read(cluster: &Cluster, node: &Node, path: &str) -> Option<Vec<u8>> {
     let text = match path {
         "/proc/sys/kernel/random/boot_id" => format!("{}\n", node.boot_id()),
         "/proc/version" => format!("Linux version 6.18.1-talos ({})\n", node.tag()),
@@ -21,7 +21,7 @@ pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
             format!("NAME=\"Talos\"\nID=talos\nVERSION_ID={tag}\nPRETTY_NAME=\"Talos ({tag})\"\n")
         }
         "/system/state/config.yaml" => node.persistent()?.text().to_owned(),
-        "/var/run/ichor/status.json" => daemon_status(node)?,
+        "/var/run/ichor/status.json" => daemon_status(cluster, node)?,
         _ => node.active().and_then(|config| config.file(path))?,
     };
     Some(text.into_bytes())
@@ -29,7 +29,7 @@ pub(super) fn read(node: &Node, path: &str) -> Option<Vec<u8>> {
 
 /// What the daemon says of itself, as far as its container decides it: whether it runs, and which configuration it
 /// found mounted.
-fn daemon_status(node: &Node) -> Option<String> {
+fn daemon_status(cluster: &Cluster, node: &Node) -> Option<String> {
     if !node.runs("ext-ichor") {
         return None;
     }
@@ -37,7 +37,8 @@ fn daemon_status(node: &Node) -> Option<String> {
     let status = match files.iter().find(|(path, _)| path == "/usr/local/etc/ichor/ichord.yaml") {
         Some((_, content)) => {
             let digest: String = digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-            serde_json::json!({"state": "running", "problems": [], "configSHA256": digest})
+            let peers = peers(cluster, content);
+            serde_json::json!({"state": "running", "problems": [], "configSHA256": digest, "peers": peers})
         }
         None => serde_json::json!({
             "state": "idle",
@@ -45,6 +46,41 @@ fn daemon_status(node: &Node) -> Option<String> {
         }),
     };
     Some(status.to_string())
+}
+
+/// The peers in the configuration of a daemon. One whose own daemon runs with a configuration is taken for reached.
+fn peers(cluster: &Cluster, config: &str) -> Vec<serde_json::Value> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Config {
+        r#static: Static,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Static {
+        peers: Vec<Peer>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Peer {
+        name: String,
+        #[serde(default, rename = "allowedIPs")]
+        allowed_ips: Vec<String>,
+    }
+    let config: Config = yaml_serde::from_str(config).unwrap_or_default();
+    let is_there = |name: &str| {
+        let node = cluster.node(name).ok().filter(|node| node.is_up() && node.runs("ext-ichor"));
+        node.is_some_and(|node| node.mounted("ext-ichor").is_some())
+    };
+    let shown = |peer: &Peer| {
+        serde_json::json!({
+            "name": peer.name,
+            "connected": is_there(&peer.name),
+            "fullSize": is_there(&peer.name),
+            "allowedIPs": peer.allowed_ips,
+        })
+    };
+    config.r#static.peers.iter().map(shown).collect()
 }
 
 /// What the admin of Kubernetes logs in with, and the CA to trust. Where nobody serves it, something that looks alike.

@@ -204,7 +204,7 @@ impl MachineService for NodeApi {
 
     async fn read(&self, request: Request<proto::ReadRequest>) -> Reply<BoxStream<Data>> {
         let path = request.into_inner().path;
-        let found = self.look(|cluster| Ok(files::read(cluster.node(&self.node)?, &path)))?;
+        let found = self.look(|cluster| Ok(files::read(cluster, cluster.node(&self.node)?, &path)))?;
         let content =
             found.ok_or_else(|| Status::not_found(format!("stat {path}: no such file or directory")))?;
         reply(all(pieces(&content)))
