@@ -288,12 +288,12 @@ fn a_tool_that_is_killed_at_any_moment_goes_on_where_it_was() {
 fn a_control_plane_goes_down_only_where_the_others_stay_a_quorum() {
     let world = world([Line::V1_14; 5]);
     let flags = ["--no-lock", "--yes", "--soak", "300ms", "--gate-timeout", "2s"];
-    let with = |first: &[&str]| [first, &flags].concat();
-    let output = world.output(&with(&["reboot", "cp-2"]));
+    let with = |first: [&'static str; 2]| [&first[..], &flags].concat();
+    let output = world.output(&with(["reboot", "cp-2"]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     world.simulation.change(|cluster, now| cluster.leave("cp-3", false, now).map(drop)).expect("it goes");
     world.until(|cluster| cluster.etcd().members().iter().any(|member| !member.up));
-    let (code, said) = world.refuse(&with(&["reboot", "cp-1"]));
+    let (code, said) = world.refuse(&with(["reboot", "cp-1"]));
     assert_eq!(code, Some(3), "{said}");
     let (code, said) = world.refuse(&["reset", "cp-1", "--confirm", "cp-1", "--no-lock"]);
     assert_eq!(code, Some(3), "{said}");
