@@ -381,6 +381,9 @@ impl<T: Tunnel> Peer<T> {
                     link.abandon_attempt(cx);
                 }
                 cx.counters.note_many(Drop::Staged, self.staged.clear());
+                if self.timers.never_gives_up() {
+                    self.initiate(cx, sink);
+                }
             }
         }
         if self.timers.is_unanswered(cx.now) {

@@ -119,6 +119,11 @@ impl Timers {
         self.insists = true;
     }
 
+    /// Whether there is always to be a session: the next attempt follows at once on one that was in vain.
+    pub(crate) fn never_gives_up(&self) -> bool {
+        self.insists && self.keepalive.is_some()
+    }
+
     /// The handshake is over, either way.
     pub(crate) fn attempt_over(&mut self) {
         self.attempt = None;
