@@ -18,20 +18,26 @@ const NODES: &str = "10.5.0.1,10.5.0.2,10.5.0.3";
 /// A cluster with two keys, of which the snapshot `db` in the world's directory has the first.
 fn with_snapshot() -> World {
     let world = World::new(Line::V1_14);
-    world.simulation.change(|cluster, _| cluster.etcd_mut().put("/registry/secrets/a", "secret")).unwrap();
+    world
+        .simulation
+        .change(|cluster, _| cluster.etcd_mut().put("/registry/secrets/a", "secret"))
+        .expect("written");
     let shown = world.run(&["-n", "10.5.0.2", "etcd", "snapshot", "db"]);
     assert!(
         shown.contains("hash ") && shown.contains("cp-3") && shown.contains("https://10.5.0.3:2380"),
         "{shown}"
     );
-    world.simulation.change(|cluster, _| cluster.etcd_mut().put("/registry/secrets/b", "too late")).unwrap();
+    world
+        .simulation
+        .change(|cluster, _| cluster.etcd_mut().put("/registry/secrets/b", "too late"))
+        .expect("written");
     world
 }
 
 fn wipe(world: &World, node: &str) {
     let reset = Reset { graceful: false, reboot: true, partitions: vec!["EPHEMERAL".to_owned()] };
-    let boots = world.simulation.look(|cluster| cluster.node(node).unwrap().boots());
-    world.simulation.change(|cluster, now| cluster.reset(node, &reset, now)).unwrap();
+    let boots = world.simulation.look(|cluster| cluster.node(node).expect("a node").boots());
+    world.simulation.change(|cluster, now| cluster.reset(node, &reset, now)).expect("taken");
     world.until(|cluster| cluster.node(node).is_ok_and(|node| node.boots() > boots));
 }
 

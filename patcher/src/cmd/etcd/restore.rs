@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -25,6 +25,8 @@ use crate::snapshot::{HashCheck, Verified, verify};
 
 /// How long one node may take to say how it is.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);
+/// How often nodes are wiped that have data again.
+const WIPES: usize = 3;
 /// How often a node is asked whether it is that far.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -97,8 +99,7 @@ impl Restore {
         note(&self.plan(&verified, &wipe));
         self.confirm()?;
 
-        let wiped = wipe.iter().map(|name| self.wipe(&session, name));
-        join_all(wiped).await.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
+        self.wipe_all(&session, wipe).await?;
         // Somebody may have come to life meanwhile. Now nobody may have data any more.
         let views = join_all(nodes.iter().map(look)).await;
         let gone = Claims { lost: self.lost.clone(), ..Claims::default() };
@@ -161,30 +162,76 @@ impl Restore {
         Err(Refusal { reason, advice: None }.into())
     }
 
-    /// Wipes the data of a node and waits until its etcd waits for a first member.
-    async fn wipe(&self, session: &Session, name: &str) -> anyhow::Result<()> {
-        let node = session.node(name)?.with_deadline(LOOK_DEADLINE);
-        let before = node.boot_id().await?;
-        let partitions = Wipe::Partitions(vec![EPHEMERAL.to_owned()]);
-        node.reset(&Reset { graceful: false, reboot: true, wipe: partitions }).await?;
-        note(&format!("{name}: wiping {EPHEMERAL}, and rebooting"));
-        let end = Instant::now() + self.timeout;
-        loop {
-            let is_new = node.boot_id().await.is_ok_and(|boot| boot != before);
-            let state = if is_new { Some(look(&node).await.state) } else { None };
-            if state == Some(EtcdState::Waits) {
-                note(&format!("{name}: its etcd waits"));
+    /// Wipes the data of nodes until none of them has any. A node that is back while the others still have a quorum
+    /// joins them and has data again, so that it takes another round.
+    async fn wipe_all(&self, session: &Session, mut names: Vec<String>) -> anyhow::Result<()> {
+        for _ in 0..WIPES {
+            if names.is_empty() {
                 return Ok(());
             }
-            if Instant::now() >= end {
-                let seen = state.map_or("it is not back".to_owned(), |state| describe_state(&state));
-                let what = format!(
-                    "{name} was told to wipe its data, and after {}: {seen}",
-                    duration::show(self.timeout)
-                );
-                return Err(Unproven { what, advice: format!("ichorctl -n {name} service etcd") }.into());
+            let nodes = names.iter().map(|name| Ok(session.node(name)?.with_deadline(LOOK_DEADLINE)));
+            let nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
+            // Before any of them goes down: it may be the endpoint that leads to the others.
+            let boots = try_join_all(nodes.iter().map(NodeClient::boot_id)).await?;
+            let pairs = || nodes.iter().zip(&boots);
+            try_join_all(pairs().map(|(node, boot)| self.wipe(node, boot))).await?;
+            let states = try_join_all(pairs().map(|(node, boot)| self.until_wiped(node, boot))).await?;
+            let again = names.into_iter().zip(states).filter(|(_, state)| *state != EtcdState::Waits);
+            names = again.map(|(name, _)| name).collect();
+        }
+        match names.is_empty() {
+            true => Ok(()),
+            false => Err(Unproven {
+                what: format!("{} had data of etcd again after each wipe", names.join(", ")),
+                advice: "ichorctl etcd members".to_owned(),
             }
-            sleep(POLL).await;
+            .into()),
+        }
+    }
+
+    /// Tells a node to wipe its data, as often as it takes until it has heard.
+    async fn wipe(&self, node: &NodeClient, boot: &str) -> anyhow::Result<()> {
+        let partitions = Wipe::Partitions(vec![EPHEMERAL.to_owned()]);
+        let reset = Reset { graceful: false, reboot: true, wipe: partitions };
+        let end = Instant::now() + self.timeout;
+        loop {
+            match node.reset(&reset).await {
+                Ok(_) => break,
+                Err(error) if error.cause.is_transient() && Instant::now() < end => sleep(POLL).await,
+                Err(error) => return Err(error.into()),
+            }
+            if node.boot_id().await.is_ok_and(|now| now != boot) {
+                break;
+            }
+        }
+        note(&format!("{}: wiping {EPHEMERAL}, and rebooting", node.name()));
+        Ok(())
+    }
+
+    /// Waits until a node is back and says how its etcd is.
+    async fn until_wiped(&self, node: &NodeClient, boot: &str) -> anyhow::Result<EtcdState> {
+        let end = Instant::now() + self.timeout;
+        loop {
+            let is_new = node.boot_id().await.is_ok_and(|now| now != boot);
+            let state = if is_new { Some(look(node).await.state) } else { None };
+            match state {
+                Some(state @ (EtcdState::Waits | EtcdState::Alone | EtcdState::Leads)) => {
+                    note(&format!("{}: back; its etcd: {}", node.name(), describe_state(&state)));
+                    return Ok(state);
+                }
+                state if Instant::now() >= end => {
+                    let seen = state.map_or("it is not back".to_owned(), |state| describe_state(&state));
+                    let limit = duration::show(self.timeout);
+                    let what =
+                        format!("{} was told to wipe its data, and after {limit}: {seen}", node.name());
+                    return Err(Unproven {
+                        what,
+                        advice: format!("ichorctl -n {} service etcd", node.name()),
+                    }
+                    .into());
+                }
+                _ => sleep(POLL).await,
+            }
         }
     }
 
