@@ -213,6 +213,11 @@ impl Journal {
         self.nodes.get(node).is_some_and(|log| log.open.is_some())
     }
 
+    /// Whether anything was begun with any node in this run.
+    pub fn has_begun(&self) -> bool {
+        self.nodes.values().any(|log| log.attempts > 0)
+    }
+
     /// The nodes that were left in the middle of something.
     pub fn open_nodes(&self) -> Vec<String> {
         self.open_attempts().map(|(name, _)| name.to_string()).collect()

@@ -91,8 +91,10 @@ impl UpgradeArgs {
         let versions: Vec<TalosVersion> = read.iter().map(|(version, _)| version.clone()).collect();
         let mut refusals = Vec::new();
         let mut images = Vec::new();
+        let has_ours = |today: &Today| today.extensions.has(upgrade_plan::EXTENSION);
+        let is_mesh = read.iter().any(|(_, today)| has_ours(today));
         for (version, today) in &read {
-            if *version == self.to {
+            if *version == self.to && (!is_mesh || has_ours(today)) {
                 images.push(String::new());
                 continue;
             }
@@ -103,7 +105,13 @@ impl UpgradeArgs {
                 ));
             }
             refusals.extend(image_check::skew(&today.node, version, &self.to).err());
-            match image_check::reference(today, &wanted, &self.to) {
+            // One that has lost it gets what the others of its kind have.
+            let lender = read.iter().map(|(_, it)| it).find(|it| has_ours(it) && it.platform == today.platform);
+            let lent = lender.filter(|_| is_mesh && !has_ours(today)).map(|lender| Today {
+                extensions: lender.extensions.clone(),
+                ..today.clone()
+            });
+            match image_check::reference(lent.as_ref().unwrap_or(today), &wanted, &self.to) {
                 Ok(image) => images.push(image),
                 Err(why) => refusals.push(why),
             }

@@ -12,6 +12,9 @@ use super::perform::flow_of;
 use super::target::Target;
 use crate::api::{Capabilities, TalosVersion};
 
+/// Our extension, as nodes call it.
+pub(crate) const EXTENSION: &str = "ichor";
+
 /// What an upgrade is made from.
 pub(crate) struct Source<'a> {
     pub(crate) targets: &'a [Target],
@@ -30,7 +33,7 @@ pub(crate) struct Source<'a> {
 /// Makes the rollout. Nodes that run the version already are proven, and that is all.
 pub(crate) fn make(source: &Source<'_>, policy: Policy) -> Rollout {
     let mut stages = Vec::new();
-    let outdated = |node: &usize| source.versions[*node] != *source.to;
+    let outdated = |node: &usize| !source.images[*node].is_empty();
     let all: Vec<usize> = (0..source.targets.len()).collect();
     let pulls: Vec<Task> = all.iter().copied().filter(outdated).map(|node| source.pull(node)).collect();
     if !pulls.is_empty() {
@@ -57,6 +60,14 @@ pub(crate) fn make(source: &Source<'_>, policy: Policy) -> Rollout {
 }
 
 impl Source<'_> {
+    /// Whether the extension is on any node: then it belongs on all, also on one that has lost it.
+    fn is_mesh(&self) -> bool {
+        let has = |node: &ichor_rollout::view::NodeView| {
+            node.extensions.as_ref().is_some_and(|extensions| extensions.contains(EXTENSION))
+        };
+        self.view.nodes.iter().any(has)
+    }
+
     fn pull(&self, node: usize) -> Task {
         let work = Work::Pull { image: self.images[node].as_str().into() };
         Task { node, work, expect: Expect::default() }
@@ -65,12 +76,13 @@ impl Source<'_> {
     fn upgrade(&self, node: usize) -> Task {
         let seen = &self.view.nodes[node];
         // What the node has it keeps: an image without it takes the mesh, and more, from it.
-        let extensions: BTreeSet<String> = seen.extensions.iter().flat_map(|it| it.iter().cloned()).collect();
+        let mut extensions: BTreeSet<String> = seen.extensions.iter().flat_map(|it| it.iter().cloned()).collect();
+        extensions.extend(self.is_mesh().then(|| EXTENSION.to_owned()));
         let flow =
             if self.legacy { Flow::Legacy } else { flow_of(&Capabilities::of(self.versions[node].clone())) };
         let expect = Expect {
             version: Some(self.to.to_string().into()),
-            daemon: extensions.contains("ichor") && seen.daemon == Some(true),
+            daemon: extensions.contains(EXTENSION),
             extensions: Arc::new(extensions),
             config: seen.active.filter(|active| seen.persistent == Some(*active)),
             meshed: seen.meshed.clone().unwrap_or_default(),
