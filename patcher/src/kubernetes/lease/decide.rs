@@ -200,6 +200,10 @@ mod tests {
         let mut candidate = candidate();
         candidate.look(Some(&lease(Some("dead"), "a", "1")), at(0));
         assert_eq!(candidate.look(Some(&lease(Some("faster"), "b", "2")), at(60)), Step::GiveUp);
+        // Also one whose clock says the same time.
+        let mut other = Candidate::new("me".into());
+        other.look(Some(&lease(Some("dead"), "a", "1")), at(0));
+        assert_eq!(other.look(Some(&lease(Some("faster"), "a", "2")), at(60)), Step::GiveUp);
     }
 
     #[test]
