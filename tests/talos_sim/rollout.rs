@@ -23,17 +23,19 @@ fn reference(line: Line) -> String {
     format!("factory.talos.dev/metal-installer/{}:{}", schematic(), line.tag())
 }
 
+/// The nodes, and the ends of their addresses on their LANs and in the mesh: three sites with a voter each.
+const NODES: [(&str, &str); 5] =
+    [("cp-1", "1.1"), ("cp-2", "2.1"), ("cp-3", "3.1"), ("w-1", "1.11"), ("w-2", "2.11")];
+
 /// Three control planes and two workers, each of its line.
 fn world(lines: [Line; 5]) -> World {
     let node = |(index, line): (usize, Line)| {
-        let (name, kind, host) = match index {
-            0..3 => (format!("cp-{}", index + 1), "controlplane", index + 1),
-            _ => (format!("w-{}", index - 2), "worker", index + 8),
-        };
+        let (name, host) = NODES[index];
+        let kind = if index < 3 { "controlplane" } else { "worker" };
         NodeSpec {
-            name,
+            name: name.to_owned(),
             line,
-            addresses: vec![("eth0".to_owned(), format!("10.5.0.{host}/24").parse().expect("a prefix"))],
+            addresses: vec![("eth0".to_owned(), format!("10.5.{host}/24").parse().expect("a prefix"))],
             config: Some(machine_config(kind, "")),
             extensions: vec!["ichor".to_owned()],
             schematic: Some(schematic()),
@@ -178,15 +180,21 @@ const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 fn cluster_file(profile: &str) -> String {
     let mut text = format!(
         "mesh: {{name: home, range: 10.213.0.0/16, profile: {profile}, measured: {{rttMs: 2, lossPerMille: 0}}}}\n\
-         sites: [{{name: a, lans: [10.5.0.0/24]}}]\nnodes:\n"
+         sites:\n"
     );
-    let roles = [("cp-1", 1), ("cp-2", 2), ("cp-3", 3), ("w-1", 11), ("w-2", 12)];
-    for (index, (name, host)) in roles.into_iter().enumerate() {
+    for site in 1..=3 {
+        text += &format!("  - {{name: s{site}, lans: [10.5.{site}.0/24]}}\n");
+    }
+    text += "nodes:\n";
+    for (index, (name, host)) in NODES.into_iter().enumerate() {
         let role = if index < 3 { "controlplane" } else { "worker" };
-        // A key for each: those of a curve differ in more than their first letter, and nobody looks here.
+        // A key for each: nobody looks whether it is one of a curve.
         let key = format!("{}{}", ["h", "i", "j", "k", "l"][index], &KEY[1..]);
+        let site = &host[..1];
         text += &format!(
-            "  - {{name: {name}, role: {role}, site: a, address: 10.213.0.{host}, api: 10.5.0.{host}, publicKey: {key}}}\n"
+            "  - {{name: {name}, role: {role}, site: s{site}, address: 10.213.{host}, api: 10.5.{host}, \
+             endpoint: \"203.0.113.{}:51840\", publicKey: {key}}}\n",
+            index + 1
         );
     }
     text
@@ -210,19 +218,17 @@ fn peer_urls(world: &World) -> Vec<String> {
 /// What the mesh's daemon does on real nodes: its interface comes up.
 fn raise_interfaces(world: &World) {
     world.simulation.change(|cluster, now| {
-        for (name, host) in [("cp-1", 1), ("cp-2", 2), ("cp-3", 3), ("w-1", 11), ("w-2", 12)] {
+        for (name, host) in NODES {
             let address = |link: &str, net: String| (link.to_owned(), net.parse().expect("a prefix"));
-            let addresses = vec![
-                address("eth0", format!("10.5.0.{host}/24")),
-                address("ichor0", format!("10.213.0.{host}/16")),
-            ];
+            let lan = address("eth0", format!("10.5.{host}/24"));
+            let addresses = vec![lan, address("ichor0", format!("10.213.{host}/16"))];
             cluster.set_addresses(name, addresses, now).expect("a node");
         }
     });
 }
 
-const LAN: [&str; 3] = ["10.5.0.1", "10.5.0.2", "10.5.0.3"];
-const MESH: [&str; 3] = ["10.213.0.1", "10.213.0.2", "10.213.0.3"];
+const LAN: [&str; 3] = ["10.5.1.1", "10.5.2.1", "10.5.3.1"];
+const MESH: [&str; 3] = ["10.213.1.1", "10.213.2.1", "10.213.3.1"];
 
 #[test]
 fn a_live_cluster_moves_to_the_mesh_and_back() {

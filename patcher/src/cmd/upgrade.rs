@@ -106,11 +106,11 @@ impl UpgradeArgs {
             }
             refusals.extend(image_check::skew(&today.node, version, &self.to).err());
             // One that has lost it gets what the others of its kind have.
-            let lender = read.iter().map(|(_, it)| it).find(|it| has_ours(it) && it.platform == today.platform);
-            let lent = lender.filter(|_| is_mesh && !has_ours(today)).map(|lender| Today {
-                extensions: lender.extensions.clone(),
-                ..today.clone()
-            });
+            let lender =
+                read.iter().map(|(_, it)| it).find(|it| has_ours(it) && it.platform == today.platform);
+            let lent = lender
+                .filter(|_| is_mesh && !has_ours(today))
+                .map(|lender| Today { extensions: lender.extensions.clone(), ..today.clone() });
             match image_check::reference(lent.as_ref().unwrap_or(today), &wanted, &self.to) {
                 Ok(image) => images.push(image),
                 Err(why) => refusals.push(why),

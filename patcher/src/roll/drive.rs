@@ -58,7 +58,9 @@ impl Rollout {
         self.show.end(&self.plan, &self.journal, &end);
         Ok(match end {
             End::Done => Exit::Done,
-            End::Stopped(Stop::Gate { .. } | Stop::Changed { .. }) if !self.journal.has_begun() => Exit::Refused,
+            End::Stopped(Stop::Gate { .. } | Stop::Changed { .. }) if !self.journal.has_begun() => {
+                Exit::Refused
+            }
             End::Stopped(_) => Exit::Stopped,
             End::Interrupted => Exit::Interrupted,
         })

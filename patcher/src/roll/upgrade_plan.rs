@@ -76,7 +76,8 @@ impl Source<'_> {
     fn upgrade(&self, node: usize) -> Task {
         let seen = &self.view.nodes[node];
         // What the node has it keeps: an image without it takes the mesh, and more, from it.
-        let mut extensions: BTreeSet<String> = seen.extensions.iter().flat_map(|it| it.iter().cloned()).collect();
+        let mut extensions: BTreeSet<String> =
+            seen.extensions.iter().flat_map(|it| it.iter().cloned()).collect();
         extensions.extend(self.is_mesh().then(|| EXTENSION.to_owned()));
         let flow =
             if self.legacy { Flow::Legacy } else { flow_of(&Capabilities::of(self.versions[node].clone())) };
