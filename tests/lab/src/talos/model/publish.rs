@@ -241,7 +241,8 @@ impl Node {
         }
         let yaml = format!("nodename: {hostname}\nhostnameVersion: 1\nskipNodeRegistration: false\n");
         wanted.add("Nodenames.kubernetes.talos.dev", "nodename", yaml).proto = text(1, hostname);
-        let yaml = format!("nodename: {hostname}\nnodeReady: true\nunschedulable: false\n");
+        let ready = self.stage == super::Stage::Running && self.services.is_running("kubelet");
+        let yaml = format!("nodename: {hostname}\nnodeReady: {ready}\nunschedulable: false\n");
         wanted.add("NodeStatuses.kubernetes.talos.dev", hostname, yaml);
         let ips: Vec<String> = self.node_ips().iter().map(IpAddr::to_string).collect();
         if !ips.is_empty() {
