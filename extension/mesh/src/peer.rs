@@ -291,8 +291,12 @@ impl<T: Tunnel> Peer<T> {
                 self.knows_our_key |= !self.by_previous;
                 true
             }
-            // A cookie reply proves nothing about where the peer is: it moves no path and ends no timer.
-            Ok(Handshake::Responded { .. } | Handshake::CookieStored) => false,
+            // A cookie reply proves nothing about where the peer is: it moves no path and ends no attempt.
+            Ok(Handshake::CookieStored) => {
+                self.timers.cookie_came(cx.now);
+                false
+            }
+            Ok(Handshake::Responded { .. }) => false,
             Err(error) => {
                 cx.counters.note(Drop::from(error));
                 false

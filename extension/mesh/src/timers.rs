@@ -21,9 +21,13 @@ const FIRST_RETRIES: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_millis(700), Duration::from_secs(2)];
 
 /// Wait before an initiation is sent once more as it is, to a peer that [is insisted on](Timers::insist). A part of a network
-/// that was cut off is found this fast when it is there again. The paper's interval is that of the curve arithmetic,
-/// which a repetition does not cost at either end: who got the first one drops it as a replay.
+/// that was cut off is found this fast when it is there again. A repetition costs no curve arithmetic at either end: who
+/// got the first one drops it as a replay.
 pub(crate) const REPEAT_INTERVAL: Duration = Duration::from_secs(2);
+/// Initiations of an attempt until repetitions take the place of most.
+const OFTEN: u32 = 4;
+/// How long an initiation that is repeated waits for an answer before the next.
+const REPEATED_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What to do about a handshake that was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +98,8 @@ impl Timers {
     pub(crate) fn initiated(&mut self, now: Instant, jitter: Duration) {
         let first = Attempt { started: now, tries: 0, sends: 0, next: now, repeat: None };
         let attempt = self.attempt.get_or_insert(first);
-        let wait = FIRST_RETRIES.get(attempt.tries as usize).copied().unwrap_or(REKEY_TIMEOUT);
+        let later = if self.insists && attempt.tries >= OFTEN { REPEATED_TIMEOUT } else { REKEY_TIMEOUT };
+        let wait = FIRST_RETRIES.get(attempt.tries as usize).copied().unwrap_or(later);
         attempt.tries += 1;
         attempt.sends += 1;
         attempt.next = now + wait + jitter.min(wait / 4);
@@ -110,6 +115,15 @@ impl Timers {
         if let Some(attempt) = &mut self.attempt {
             attempt.sends += 1;
             attempt.repeat = Some(now + REPEAT_INTERVAL).filter(|at| *at < attempt.next);
+            self.changed = true;
+        }
+    }
+
+    /// The peer is under load and wants the cookie that it sent: in the next initiation, soon, and no repetition.
+    pub(crate) fn cookie_came(&mut self, now: Instant) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.next = attempt.next.min(now + REKEY_TIMEOUT);
+            attempt.repeat = None;
             self.changed = true;
         }
     }
@@ -286,11 +300,11 @@ mod tests {
     }
 
     #[test]
-    fn initiations_are_repeated_within_the_papers_interval_if_the_peer_is_insisted_on() {
+    fn a_peer_that_is_insisted_on_is_called_every_two_seconds_mostly_by_repetition() {
         let mut timers = Timers::default();
         timers.insist();
         let (mut now, mut sent) = (epoch(), vec![]);
-        while now < epoch() + secs(15) {
+        while now < epoch() + secs(50) {
             let is_repeated = match timers.retry(now) {
                 Retry::Repeat => true,
                 Retry::Again | Retry::Wait => false,
@@ -307,8 +321,12 @@ mod tests {
         let gaps = sent.windows(2).map(|pair| pair[1].0 - pair[0].0);
         assert!(gaps.max() <= Some(2_000), "{sent:?}");
         let initiations: Vec<_> = sent.iter().filter(|(_, repeated)| !repeated).map(|(at, _)| *at).collect();
-        assert_eq!(initiations, [0, 375, 1_250, 3_550, 8_850, 14_150], "as without repetitions");
+        assert_eq!(initiations, [0, 375, 1_250, 3_550, 8_850, 24_150, 39_450]);
         assert_eq!(timers.sends(), sent.len() as u32);
+        timers.initiated(now, ms(0));
+        timers.cookie_came(now);
+        assert_eq!(timers.deadline(now, true), Some(now + secs(5)), "a repetition would have no cookie");
+        assert_eq!(timers.retry(now + secs(5)), Retry::Again);
     }
 
     #[test]
