@@ -126,9 +126,20 @@ fn the_core_pulls_in_nothing_that_does_io() {
 }
 
 #[test]
-fn the_core_forbids_unsafe_code() {
-    let lib = std::fs::read_to_string(root().join("extension/mesh/src/lib.rs")).expect("the core is there");
-    assert!(lib.contains("#![forbid(unsafe_code)]"));
+fn the_core_of_rollouts_pulls_in_nothing_that_does_io() {
+    let allowed = ["ichor-rollout", "itoa", "memchr", "serde_json", "zmij"];
+    let allowed: BTreeSet<String> =
+        CORE_MAY_USE.iter().chain(&allowed).map(|name| (*name).to_owned()).collect();
+    let extra: Vec<_> = dependencies("ichor-rollout").difference(&allowed).cloned().collect();
+    assert!(extra.is_empty(), "the core of rollouts must not depend on {extra:?}");
+}
+
+#[test]
+fn the_cores_forbid_unsafe_code() {
+    for core in ["extension/mesh/src/lib.rs", "patcher/rollout/src/lib.rs"] {
+        let lib = std::fs::read_to_string(root().join(core)).expect("the core is there");
+        assert!(lib.contains("#![forbid(unsafe_code)]"), "{core}");
+    }
 }
 
 #[test]

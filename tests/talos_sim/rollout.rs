@@ -309,3 +309,30 @@ fn a_control_plane_goes_down_only_where_the_others_stay_a_quorum() {
     assert!(said.contains("--confirm w-1"), "{said}");
     assert!(world.simulation.look(|cluster| cluster.etcd().has_quorum()));
 }
+
+/// Three rounds over all nodes: who is there, what each has in the mesh, and all that a rollout wants to know of each.
+#[test]
+fn fifty_nodes_are_looked_at_side_by_side_and_a_dead_one_costs_its_own_time_only() {
+    let node = |index: usize| NodeSpec {
+        name: format!("n-{index}"),
+        line: Line::V1_13,
+        addresses: vec![("eth0".to_owned(), format!("10.5.9.{}/24", index + 1).parse().expect("a prefix"))],
+        config: Some(machine_config(if index < 3 { "controlplane" } else { "worker" }, "")),
+        extensions: vec!["ichor".to_owned()],
+        schematic: Some(schematic()),
+        boot_time: BOOT,
+    };
+    let world = World::of((0..50).map(node).collect());
+    world.simulation.change(|cluster, _| cluster.add_image(image(Line::V1_14)));
+    let arguments = ["upgrade", "--to", Line::V1_14.tag(), "--no-lock", "--dry-run"];
+    let began = std::time::Instant::now();
+    let output = world.output(&arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    eprintln!("50 nodes, three rounds: {:.2} s", began.elapsed().as_secs_f64());
+    assert!(said.contains("n-49"), "{said}");
+    world.simulation.change(|cluster, _| cluster.faults_mut("n-7").expect("a node").dead = true);
+    let (code, said) = world.refuse(&arguments);
+    assert!(code != Some(0) && said.contains("10.5.9.8"), "{said}");
+    eprintln!("with a dead one: {:.2} s in all", began.elapsed().as_secs_f64());
+}

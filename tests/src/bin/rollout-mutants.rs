@@ -12,17 +12,10 @@ use ichor_tests::mutants::{Copy, Mutant};
 
 const GUARD: &str = "patcher/rollout/src/guard.rs";
 const NEXT: &str = "patcher/rollout/src/next.rs";
-const BEGIN: &str = "patcher/rollout/src/next/begin.rs";
 const BOOT: &str = "patcher/rollout/src/next/boot.rs";
 const GATE: &str = "patcher/rollout/src/next/gate.rs";
 
 const MUTANTS: &[Mutant] = &[
-    Mutant {
-        name: "a silent member does not close the gate",
-        file: GUARD,
-        from: "            reasons.insert(Reason::Silent(*node));\n            continue;",
-        to: "            continue;",
-    },
     Mutant {
         name: "one voter less than a quorum is enough",
         file: GUARD,
@@ -66,28 +59,10 @@ const MUTANTS: &[Mutant] = &[
         to: "let Some(made) = attempt.made(&Call::Install).filter(|made| made.is_ours) else {",
     },
     Mutant {
-        name: "a mark that is there already keeps nobody from writing an image",
-        file: BEGIN,
-        from: "        is_marked.then(|| self.wait_at_gate(task, Why::Mark))",
-        to: "        (is_marked && !task.work.reboots()).then(|| self.wait_at_gate(task, Why::Mark))",
-    },
-    Mutant {
         name: "the old version is good enough",
         file: "patcher/rollout/src/proof.rs",
         from: "        && node.version.as_ref() != Some(wanted)",
         to: "        && node.version.as_ref() != Some(wanted) && node.boot.is_none()",
-    },
-    Mutant {
-        name: "pods are not let back",
-        file: NEXT,
-        from: "        if !log.is_some_and(|log| log.cordoned) {",
-        to: "        if !log.is_some_and(|log| log.cordoned && log.attempts > 9) {",
-    },
-    Mutant {
-        name: "a config is sent while one is being tried",
-        file: BEGIN,
-        from: "(made.outcome != Some(super::Ended::Refused) && !is_kept && self.now < until).then_some(until)",
-        to: "(made.is_done() && made.is_ours && !is_kept && self.now < until).then_some(until)",
     },
     Mutant {
         name: "nodes go down with their pods",
