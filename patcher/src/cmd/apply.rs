@@ -10,7 +10,7 @@ use super::cluster_file;
 use super::connection::Connection;
 use super::plan::nodes::Nodes;
 use super::plan::{steps, tell_refusals};
-use super::rolling::{Prepared, Reached, Rolling};
+use super::rolling::{Prepared, Rolling};
 use crate::api::Capabilities;
 use crate::cluster::Cluster;
 use crate::config_update::NodeConfig;
@@ -112,10 +112,7 @@ impl ApplyArgs {
             cluster.mesh.ranges().any(|range| range.contains(&address))
         })?;
         let reached = self.rolling.reach(&targets, connection).await?;
-        let kubernetes = match &reached {
-            Reached::Yes(kubernetes) => Some(kubernetes.clone()),
-            Reached::No(_) => None,
-        };
+        let kubernetes = reached.kubernetes();
         let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
         let source = config_plan::Source {
             cluster: &cluster,
@@ -166,10 +163,7 @@ impl ApplyArgs {
             configs.push(now.base(Mode::Staged).text.clone());
         }
         let reached = self.rolling.reach(&targets, connection).await?;
-        let kubernetes = match &reached {
-            Reached::Yes(kubernetes) => Some(kubernetes.clone()),
-            Reached::No(_) => None,
-        };
+        let kubernetes = reached.kubernetes();
         let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
         let extent = if self.all { Extent::All } else { Extent::LastRun };
         let policy = self.rolling.policy(&targets, kubernetes.is_some())?;

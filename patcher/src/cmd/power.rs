@@ -123,10 +123,7 @@ async fn through(
 ) -> anyhow::Result<Exit> {
     let (targets, name) = nodes(connection, which.file.as_ref()).await?;
     let reached = rolling.reach(&targets, connection).await?;
-    let kubernetes = match &reached {
-        Reached::Yes(kubernetes) => Some(kubernetes.clone()),
-        Reached::No(_) => None,
-    };
+    let kubernetes = reached.kubernetes();
     let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
     let policy = rolling.policy(&targets, kubernetes.is_some())?;
     let mut stages = Vec::new();

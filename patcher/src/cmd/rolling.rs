@@ -79,6 +79,16 @@ pub(crate) enum Reached {
     No(String),
 }
 
+impl Reached {
+    /// The client, if it answers.
+    pub(crate) fn kubernetes(&self) -> Option<Kubernetes> {
+        match self {
+            Self::Yes(kubernetes) => Some(kubernetes.clone()),
+            Self::No(_) => None,
+        }
+    }
+}
+
 impl Rolling {
     /// How carefully.
     pub(crate) fn policy(&self, targets: &[Target], has_kubernetes: bool) -> anyhow::Result<Policy> {

@@ -9,7 +9,7 @@ use ichor_rollout::view::Lock;
 use super::cluster_file;
 use super::connection::Connection;
 use super::plan::nodes::Nodes;
-use super::rolling::{Prepared, Reached, Rolling};
+use super::rolling::{Prepared, Rolling};
 use crate::api::{Capabilities, Support, TalosVersion};
 use crate::config_update::NodeConfig;
 use crate::exit::{Exit, Refusal, UsageError};
@@ -73,10 +73,7 @@ impl UpgradeArgs {
         })?;
         let wanted = self.wanted()?;
         let reached = self.rolling.reach(&targets, connection).await?;
-        let kubernetes = match &reached {
-            Reached::Yes(kubernetes) => Some(kubernetes.clone()),
-            Reached::No(_) => None,
-        };
+        let kubernetes = reached.kubernetes();
         let folder = self.rolling.folder(&name)?;
         let journal = record::peek(&folder)?;
         let (began, mut told) = (now(), false);

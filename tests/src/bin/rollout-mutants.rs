@@ -76,12 +76,6 @@ const MUTANTS: &[Mutant] = &[
         from: "    case.rest().unwrap_or_else(|| case.unless_flying(Next::Done))",
         to: "    case.unless_flying(Next::Done)",
     },
-    Mutant {
-        name: "a node need not be seen well for a while",
-        file: "patcher/rollout/src/proof.rs",
-        from: "steady.is_some_and(|since| since + soak <= now)",
-        to: "steady.is_some_and(|since| since + soak <= now + soak)",
-    },
 ];
 
 #[derive(Debug, Parser)]
