@@ -35,11 +35,14 @@ pub struct ApplyArgs {
     /// Stop after this stage: pin, mesh, image, prove, switch or firewall
     #[arg(long, value_name = "STAGE", default_value = "firewall")]
     until: String,
-    /// An installer image that has the ichor extension, for nodes that lack it
-    #[arg(long, value_name = "REFERENCE")]
+    /// An installer image that has the ichor extension, for nodes that lack it, and all others that they have
+    #[arg(long, value_name = "REFERENCE", requires = "trust_image")]
     image: Option<String>,
+    /// The digest of that image: its extensions cannot be seen from here
+    #[arg(long, value_name = "DIGEST", requires = "image")]
+    trust_image: Option<String>,
     /// Walk back: undo what the last run that changed anything did
-    #[arg(long, conflicts_with_all = ["image", "until"])]
+    #[arg(long, conflicts_with = "image")]
     undo: bool,
     /// With --undo: undo everything that was ever applied from this folder, until nothing of the mesh is in any config
     #[arg(long, requires = "undo")]
@@ -102,7 +105,8 @@ impl ApplyArgs {
         for note in &plan.notes {
             output::note(&format!("note: {note}"));
         }
-        if plan.order.is_empty() {
+        // Also where nothing is left to do, what an earlier run left in the middle of something has to be proven.
+        if plan.order.is_empty() && journal.open_nodes().is_empty() {
             output::note("nothing to do: every node is as the file says");
             return Ok(Exit::Done);
         }
@@ -134,7 +138,7 @@ impl ApplyArgs {
             texts: made.texts,
             targets,
             reached,
-            trusted: None,
+            trusted: self.trust_image.clone(),
             purpose: format!("apply {}", cluster.mesh.name),
             folder,
             view: Some(view),

@@ -69,7 +69,8 @@ impl UpgradeArgs {
             }
         };
         target::refuse_over_mesh(&targets, session.endpoints(), |address| {
-            range.iter().any(|net: &ipnet::IpNet| net.contains(&address))
+            let is_member = targets.iter().any(|target| target.mesh == Some(address));
+            is_member || range.iter().any(|net: &ipnet::IpNet| net.contains(&address))
         })?;
         let wanted = self.wanted()?;
         let reached = self.rolling.reach(&targets, connection).await?;
@@ -102,6 +103,12 @@ impl UpgradeArgs {
                 ));
             }
             refusals.extend(image_check::skew(&today.node, version, &self.to).err());
+            if self.to.minor >= 14 && today.pins_old_etcd {
+                refusals.push(format!(
+                    "the config of {} names an etcd 3.5, which {} does not run: take cluster.etcd.image out of it first",
+                    today.node, self.to
+                ));
+            }
             // One that has lost it gets what the others of its kind have.
             let lender =
                 read.iter().map(|(_, it)| it).find(|it| has_ours(it) && it.platform == today.platform);
@@ -118,6 +125,13 @@ impl UpgradeArgs {
             return Err(Refusal { reason: first.clone(), advice: None }.into());
         }
         let policy = self.rolling.policy(&targets, kubernetes.is_some())?;
+        let legacy: Vec<bool> = read.iter().map(|(_, today)| self.legacy || today.needs_legacy).collect();
+        for (_, today) in read.iter().filter(|(_, today)| today.needs_legacy) {
+            crate::output::note(&format!(
+                "note: {} has extraKernelArgs, which only the legacy call passes on: it is upgraded by that",
+                today.node
+            ));
+        }
         let source = upgrade_plan::Source {
             targets: &targets,
             view: &view,
@@ -125,7 +139,7 @@ impl UpgradeArgs {
             to: &self.to,
             images: &images,
             has_kubernetes: kubernetes.is_some(),
-            legacy: self.legacy,
+            legacy: &legacy,
         };
         let plan = upgrade_plan::make(&source, policy);
         let prepared = Prepared {
@@ -168,6 +182,13 @@ async fn read(target: &Target) -> anyhow::Result<(TalosVersion, Today)> {
     let version: TalosVersion = reply.version.unwrap_or_default().tag.parse()?;
     let installer = installer_of(&config.active.text).and_then(|image| image.parse().ok());
     let platform = reply.platform.map_or_else(|| "metal".to_owned(), |platform| platform.name);
-    let today = Today { node: target.name.clone(), extensions, installer, platform };
+    let today = Today {
+        node: target.name.clone(),
+        extensions,
+        installer,
+        platform,
+        needs_legacy: image_check::needs_legacy(&config.active.text),
+        pins_old_etcd: image_check::pins_old_etcd(&config.active.text),
+    };
     Ok((version, today))
 }

@@ -64,19 +64,17 @@ pub(crate) fn make(source: &Source<'_>, policy: Policy) -> Made {
         let kind = StepKind::ALL.into_iter().find(|kind| kind.name() == name);
         let blocked = !lacking.is_empty() && source.image.is_none();
         match (name, kind) {
-            ("image", _) => {
-                match source.image {
-                    Some(image) if !lacking.is_empty() => {
-                        stages.extend(source.images(image, &lacking, &now));
-                    }
-                    Some(_) => {}
-                    None if !lacking.is_empty() => {
-                        let names = source.names(&lacking);
-                        left.push(format!("image: {names} lack the extension; say --image INSTALLER, an installer that has it"));
-                    }
-                    None => {}
+            ("image", _) => match source.image {
+                Some(image) if !lacking.is_empty() => {
+                    stages.extend(source.images(image, &lacking, &now));
                 }
-            }
+                Some(_) => {}
+                None if !lacking.is_empty() => {
+                    let names = source.names(&lacking);
+                    left.push(format!("image: {names} lack the extension; say --image INSTALLER --trust-image DIGEST, an installer that has it"));
+                }
+                None => {}
+            },
             ("prove", _) if !blocked && source.needs_proof() => {
                 let all: Vec<usize> = (0..source.targets.len()).collect();
                 let tasks = all.iter().map(|node| source.prove(*node)).collect();

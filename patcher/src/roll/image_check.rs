@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use serde::Deserialize as _;
+use yaml_serde::Value;
+
 use crate::api::{Extensions, TalosVersion};
 use crate::schematic::{Installer, PUBLIC_FACTORY, Schematic};
 
@@ -31,6 +34,10 @@ pub(crate) struct Today {
     pub(crate) installer: Option<Installer>,
     /// Its platform, such as `metal`.
     pub(crate) platform: String,
+    /// Whether only the legacy call keeps what it boots with.
+    pub(crate) needs_legacy: bool,
+    /// Whether its config names an etcd that Talos 1.14 does not run.
+    pub(crate) pins_old_etcd: bool,
 }
 
 /// The reference of the image for one node.
@@ -115,6 +122,31 @@ fn empty_schematic() -> String {
     crate::schematic::id(&Schematic::default()).unwrap_or_default()
 }
 
+/// Whether a config has kernel arguments that the new calls would lose: those of nodes whose boot loader takes them from the
+/// installer and not from the image (Talos: `machine.install.extraKernelArgs` without `grubUseUKICmdline`).
+pub(crate) fn needs_legacy(config: &str) -> bool {
+    let install = value(config, &["machine", "install"]).unwrap_or_default();
+    let has_arguments =
+        install.get("extraKernelArgs").and_then(Value::as_sequence).is_some_and(|it| !it.is_empty());
+    has_arguments && install.get("grubUseUKICmdline").and_then(Value::as_bool) != Some(true)
+}
+
+/// Whether a config names an etcd of a line that Talos 1.14 does not support any more.
+pub(crate) fn pins_old_etcd(config: &str) -> bool {
+    let image = value(config, &["cluster", "etcd", "image"]);
+    image
+        .as_ref()
+        .and_then(Value::as_str)
+        .is_some_and(|image| image.contains(":v3.5") || image.contains(":v3.4"))
+}
+
+/// A value of the legacy document.
+fn value(config: &str, path: &[&str]) -> Option<Value> {
+    let documents = yaml_serde::Deserializer::from_str(config).filter_map(|it| Value::deserialize(it).ok());
+    let legacy = documents.into_iter().find(|document| document.get("kind").is_none())?;
+    path.iter().try_fold(legacy, |value, key| value.get(*key).cloned())
+}
+
 /// Whether Talos supports the way from one version to another: one minor release at a time, and no way back but by the
 /// other slot (Talos: upgrading, "from the latest patch release of each minor").
 ///
@@ -150,6 +182,8 @@ mod tests {
             },
             installer: None,
             platform: "metal".to_owned(),
+            needs_legacy: false,
+            pins_old_etcd: false,
         }
     }
 
@@ -185,6 +219,16 @@ mod tests {
         assert!(
             reference(&today(&["ichor"], None), &Wanted::default(), &to).unwrap_err().contains("not made by")
         );
+    }
+
+    #[test]
+    fn kernel_arguments_of_the_installer_and_an_old_etcd_are_found() {
+        let install = |more: &str| format!("machine:\n  install: {{extraKernelArgs: [a=b]{more}}}\n");
+        assert!(needs_legacy(&install("")) && needs_legacy(&install(", grubUseUKICmdline: false")));
+        assert!(!needs_legacy(&install(", grubUseUKICmdline: true")));
+        assert!(!needs_legacy("machine: {install: {disk: /dev/sda}}\n"));
+        let etcd = |tag: &str| format!("kind: X\n---\ncluster: {{etcd: {{image: 'gcr.io/etcd:{tag}'}}}}\n");
+        assert!(pins_old_etcd(&etcd("v3.5.21")) && !pins_old_etcd(&etcd("v3.6.5")) && !pins_old_etcd(""));
     }
 
     #[test]

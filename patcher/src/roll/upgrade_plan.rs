@@ -26,8 +26,8 @@ pub(crate) struct Source<'a> {
     pub(crate) images: &'a [String],
     /// Whether Kubernetes can be asked.
     pub(crate) has_kubernetes: bool,
-    /// Whether the legacy call is used everywhere.
-    pub(crate) legacy: bool,
+    /// Whether a node is upgraded by the legacy call, whatever else it has.
+    pub(crate) legacy: &'a [bool],
 }
 
 /// Makes the rollout. Nodes that run the version already are proven, and that is all.
@@ -79,8 +79,11 @@ impl Source<'_> {
         let mut extensions: BTreeSet<String> =
             seen.extensions.iter().flat_map(|it| it.iter().cloned()).collect();
         extensions.extend(self.is_mesh().then(|| EXTENSION.to_owned()));
-        let flow =
-            if self.legacy { Flow::Legacy } else { flow_of(&Capabilities::of(self.versions[node].clone())) };
+        let flow = if self.legacy[node] {
+            Flow::Legacy
+        } else {
+            flow_of(&Capabilities::of(self.versions[node].clone()))
+        };
         let expect = Expect {
             version: Some(self.to.to_string().into()),
             daemon: extensions.contains(EXTENSION),
