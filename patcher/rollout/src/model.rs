@@ -2,7 +2,7 @@
 //!
 //! One *schedule* is a cluster, a goal, and faults at chosen moments. A process carries the plan out by
 //! [`next`](crate::next::next), dies, is started again, and a second operator may come in between. After each call that
-//! takes a control plane down, and at the end, the [`Verdict`] says what must never be.
+//! takes a control plane down, and at the end, what must never be is looked for: [`Violation`].
 //!
 //! Of two things that are not our doing the account is kept apart: outages that the operator accepted, and
 //! control planes that fail between the last look and the call, which nobody can see.
