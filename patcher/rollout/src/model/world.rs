@@ -332,9 +332,13 @@ impl World {
         let away: Vec<usize> = others.filter(|index| !self.healthy(*index)).collect();
         let is_visible = away.iter().any(|index| {
             let machine = &self.machines[*index];
-            // Old news that began after the look before the last one cannot be told from news.
-            let seen = if machine.stale.is_some() { before } else { looked };
-            machine.lost_since.is_some_and(|since| since <= seen)
+            // Old news that began after the look before the last one cannot be told from news, nor those that began before
+            // it and after the last entry that etcd agreed upon.
+            let (seen, entry) = match machine.stale.is_some() {
+                true => (before, Duration::from_secs_f64(1.0 / ENTRIES)),
+                false => (looked, Duration::ZERO),
+            };
+            machine.lost_since.is_some_and(|since| since + entry <= seen)
         });
         if left < quorum {
             match (self.accept.contains(&node), away.is_empty() || is_visible) {
