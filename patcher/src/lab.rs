@@ -1,6 +1,7 @@
 //! What a lab needs from the rest of this program: the rules by which simulated Talos nodes take configs, an owner of its
 //! network, and the way to join such nodes to it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -14,8 +15,8 @@ use crate::api::{ApplyOptions, NodeClient};
 use crate::cluster::{Cluster, Node};
 use crate::cmd::connection::Connection;
 use crate::cmd::plan::nodes::Nodes;
-use crate::cmd::plan::{service, steps, tell_refusals};
-use crate::config_update::{self, NodeConfig};
+use crate::cmd::plan::{make, service, tell_refusals};
+use crate::config_update::{self, NodeConfig, UpdateError};
 use crate::patch::conflict::contradictions;
 use crate::patch::{self, PatchArg, TalosLine};
 use crate::plan::{Options, Plan};
@@ -122,7 +123,7 @@ async fn join(nodes: &ToJoin, tell: &dyn Fn(&str)) -> anyhow::Result<Joined> {
     let own = |node: &Node| nodes.endpoints.get(&node.name).map(ToString::to_string);
     let clients = Nodes::connect(&cluster, &Connection::default(), &talosconfig, own)?;
     let first = plan(&cluster, &clients).await?;
-    let done = steps::apply(&first, &clients, tell).await?;
+    let done = apply(&first, &clients, tell).await?;
     for guest in &nodes.guests {
         let patch = token(&nodes.folder, guest, Form::Patch).await?;
         let client = clients.client(&guest.name).context("a node to be let in has no client")?;
@@ -133,6 +134,47 @@ async fn join(nodes: &ToJoin, tell: &dyn Fn(&str)) -> anyhow::Result<Joined> {
     let second = plan(&cluster, &clients).await?;
     anyhow::ensure!(second.order.is_empty(), "a second plan has {} steps", second.order.len());
     Ok(Joined { nodes: done.nodes, steps: done.steps, tokens: nodes.guests.len() })
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Done {
+    /// How many nodes were changed.
+    nodes: usize,
+    /// How many steps were applied and verified.
+    steps: usize,
+}
+
+/// Applies the steps of a plan that need neither a reboot nor a restart of etcd nor an image, one node after the other,
+/// no further after a failure. `tell` hears of each.
+async fn apply(plan: &Plan, nodes: &Nodes, tell: &dyn Fn(&str)) -> anyhow::Result<Done> {
+    let (mut changed, mut steps) = (BTreeSet::new(), 0);
+    for turn in &plan.order {
+        let node = &plan.nodes[turn.node];
+        let step = &node.steps[turn.step];
+        if !step.kind.is_applied_at_once() {
+            continue;
+        }
+        let client = nodes.client(&node.name).context("a planned node has no client")?;
+        let now = NodeConfig::read(client).await?;
+        // The plan started from these bytes. Whoever changed them since knows something that it does not.
+        if *now.active.text != *node.before_step(turn.step) {
+            return Err(UpdateError::Changed { node: node.name.clone() }.into());
+        }
+        now.guard(client, &step.after, Mode::NoReboot)?;
+        let options = ApplyOptions { mode: Mode::NoReboot, dry_run: false, try_timeout: None };
+        let applied = config_update::apply(client, &now, &step.after, options).await?;
+        for warning in &applied.warnings {
+            tell(&format!("{}: warning: {warning}", node.name));
+        }
+        tell(&format!("{}: {} applied and verified", node.name, step.kind.name()));
+        if let Some(told) = service::follow(client, &now.active.text, &step.after).await? {
+            tell(&format!("{}: {told}", node.name));
+        }
+        changed.insert(turn.node);
+        steps += 1;
+    }
+    Ok(Done { nodes: changed.len(), steps })
 }
 
 fn observed_line(plan: &Plan, name: &str) -> anyhow::Result<TalosLine> {
@@ -160,7 +202,7 @@ async fn plan(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Plan> {
         failures.finish();
         anyhow::bail!("there is no plan without all nodes");
     }
-    let plan = steps::make(cluster, &observed, Options::default())?;
+    let plan = make(cluster, &observed, Options::default())?;
     anyhow::ensure!(!tell_refusals(&plan), "the plan is refused");
     Ok(plan)
 }

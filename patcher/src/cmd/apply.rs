@@ -9,7 +9,7 @@ use ichor_rollout::view::Lock;
 use super::cluster_file;
 use super::connection::Connection;
 use super::plan::nodes::Nodes;
-use super::plan::{steps, tell_refusals};
+use super::plan::{make, tell_refusals};
 use super::rolling::{Prepared, Rolling};
 use crate::api::Capabilities;
 use crate::cluster::Cluster;
@@ -88,7 +88,7 @@ impl ApplyArgs {
             it.is_pending = false;
         }
         let options = Options { allow_unknown_talos: self.allow_unknown_talos };
-        let plan = steps::make(&cluster, &observed, options)?;
+        let plan = make(&cluster, &observed, options)?;
         if tell_refusals(&plan) {
             return Ok(Exit::Refused);
         }

@@ -2,7 +2,6 @@
 
 pub(crate) mod nodes;
 pub(crate) mod service;
-pub(crate) mod steps;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -96,7 +95,7 @@ impl PlanArgs {
             output::note("there is no plan without all nodes");
             return Ok(failures.finish());
         }
-        let plan = steps::make(&cluster, &observed, self.file.options())?;
+        let plan = make(&cluster, &observed, self.file.options())?;
         // What was asked for is in the plan now; the nodes' configs need not stay twice in memory.
         drop(observed);
         if output.is_json() {
@@ -126,6 +125,19 @@ impl PlanArgs {
         }
         Ok(if self.exit_code && !plan.order.is_empty() { Exit::Changes } else { Exit::Done })
     }
+}
+
+/// Makes a plan, and judges what it would lead to.
+pub(crate) fn make(
+    cluster: &Cluster,
+    observed: &[Observation],
+    options: Options,
+) -> anyhow::Result<plan::Plan> {
+    let mut plan = plan::plan(cluster, observed, options)?;
+    if plan.refusals.is_empty() {
+        plan.refusals = plan::contradictions(&plan)?;
+    }
+    Ok(plan)
 }
 
 pub(crate) fn tell_refusals(plan: &plan::Plan) -> bool {
