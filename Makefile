@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 20
 PACKAGES ?= ichord ichorctl
-FUZZ_TARGETS := datagram session offload uapi config patch record dns snapshot
+FUZZ_TARGETS := datagram session offload uapi config patch record dns snapshot installer
 
 .PHONY: help build test fmt lint doc deny fuzz static extension bench
 

@@ -2,14 +2,17 @@
 //!
 //! `observe` makes a view of the nodes, `perform` makes one call, `record` keeps the journal on the disk, and `drive`
 //! goes round: look, ask what is next, write it down, do it, write down how it ended. `config_plan` and `upgrade_plan`
-//! make the plans, `show` tells people about it.
+//! make the plans, `image_check` and `image_look` see to it that an image has what a node needs, `show` tells people
+//! about it.
 
 pub(crate) mod config_plan;
 pub(crate) mod drive;
 pub(crate) mod image_check;
+pub(crate) mod image_look;
 pub(crate) mod observe;
 pub(crate) mod perform;
 pub(crate) mod record;
+pub(crate) mod sealed;
 pub(crate) mod show;
 pub(crate) mod target;
 pub(crate) mod undo;

@@ -1,6 +1,7 @@
-//! An extension to break, the official library to compare with, and a registry to push to.
+//! An extension to break, installers to look into, the official library to compare with, and a registry to push to.
 
 pub mod faults;
+pub mod installer;
 pub mod oracle;
 pub mod registry;
 pub mod unpacked;

@@ -4,6 +4,7 @@ mod change;
 mod client;
 mod damage;
 mod image;
+mod installer;
 mod kubernetes;
 mod look;
 mod mesh;

@@ -80,7 +80,9 @@ impl Remedy {
             Self::RestartService => format!("ichorctl -n {node} service ext-ichor restart"),
             Self::RevertConfig => format!("ichorctl apply --undo --only {node}"),
             Self::RollBack => format!("ichorctl rollback {node}"),
-            Self::Wipe => format!("ichorctl reset {node} --system-labels-to-wipe EPHEMERAL --reboot"),
+            Self::Wipe => {
+                format!("ichorctl reset {node} --confirm {node} --system-labels-to-wipe EPHEMERAL --reboot")
+            }
         }
     }
 

@@ -75,6 +75,11 @@ impl Extensions {
     pub fn has(&self, name: &str) -> bool {
         self.extensions.iter().any(|(it, _)| it == name)
     }
+
+    /// The names of all.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.extensions.iter().map(|(name, _)| name.as_str()).collect()
+    }
 }
 
 impl NodeClient {

@@ -1,10 +1,11 @@
 //! `apply`: what `plan` shows, done in the order in which each state in between has a quorum.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
 use ichor_proto::talos::machine::apply_configuration_request::Mode;
-use ichor_rollout::view::Lock;
+use ichor_rollout::view::{Lock, View};
 
 use super::cluster_file;
 use super::connection::Connection;
@@ -14,13 +15,16 @@ use super::rolling::{Prepared, Rolling};
 use crate::api::Capabilities;
 use crate::cluster::Cluster;
 use crate::config_update::NodeConfig;
-use crate::exit::{Exit, UsageError};
+use crate::exit::{Exit, Refusal, UsageError};
 use crate::output;
 use crate::plan::Options;
 use crate::roll::config_plan::{self, STAGES};
+use crate::roll::image_look::Looks;
 use crate::roll::perform::flow_of;
 use crate::roll::record;
+use crate::roll::target::Target;
 use crate::roll::undo::{Extent, Undo};
+use crate::roll::upgrade_plan::EXTENSION;
 use crate::roll::{now, observe, target};
 
 /// Flags of `apply`.
@@ -36,9 +40,9 @@ pub struct ApplyArgs {
     #[arg(long, value_name = "STAGE", default_value = "firewall")]
     until: String,
     /// An installer image that has the ichor extension, for nodes that lack it, and all others that they have
-    #[arg(long, value_name = "REFERENCE", requires = "trust_image")]
+    #[arg(long, value_name = "REFERENCE")]
     image: Option<String>,
-    /// The digest of that image: its extensions cannot be seen from here
+    /// The digest of that image, if its extensions cannot be read from here, and it has them nevertheless
     #[arg(long, value_name = "DIGEST", requires = "image")]
     trust_image: Option<String>,
     /// Walk back: undo what the last run that changed anything did
@@ -47,6 +51,9 @@ pub struct ApplyArgs {
     /// With --undo: undo everything that was ever applied from this folder, until nothing of the mesh is in any config
     #[arg(long, requires = "undo")]
     all: bool,
+    /// With --undo: walk back this node only
+    #[arg(long, requires = "undo", value_name = "NODE")]
+    only: Option<String>,
     #[command(flatten)]
     rolling: Rolling,
 }
@@ -118,12 +125,13 @@ impl ApplyArgs {
         let reached = self.rolling.reach(&targets, connection).await?;
         let kubernetes = reached.kubernetes();
         let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
+        let image = self.image(&targets, &view).await?;
         let source = config_plan::Source {
             cluster: &cluster,
             plan: &plan,
             targets: &targets,
             view: &view,
-            image: self.image.as_deref(),
+            image: image.as_deref(),
             flows: &flows,
             until: &self.until,
             has_kubernetes: kubernetes.is_some(),
@@ -150,6 +158,26 @@ impl ApplyArgs {
         Ok(exit)
     }
 
+    /// The image for nodes that lack the extension: one that has it, and all that they have.
+    async fn image(&self, targets: &[Target], view: &View) -> anyhow::Result<Option<String>> {
+        let Some(image) = self.image.as_ref().filter(|_| self.trust_image.is_none()) else {
+            return Ok(self.image.clone());
+        };
+        let mut looks = Looks::new(&self.rolling.state()?);
+        let mut pinned = None;
+        for (target, seen) in targets.iter().zip(&view.nodes) {
+            let mut needs: BTreeSet<&str> =
+                seen.extensions.iter().flat_map(|it| it.iter()).map(|it| &**it).collect();
+            if !needs.insert(EXTENSION) {
+                continue;
+            }
+            let told = target.client.version().await?.version.unwrap_or_default();
+            let judged = looks.judge(image, &target.name, &told.arch, &needs, &told.tag.parse()?).await;
+            pinned = Some(judged.map_err(|reason| Refusal { reason, advice: None })?);
+        }
+        Ok(pinned.or_else(|| Some(image.clone())))
+    }
+
     /// Runs `apply --undo`.
     async fn walk_back(
         &self,
@@ -171,7 +199,12 @@ impl ApplyArgs {
         let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
         let extent = if self.all { Extent::All } else { Extent::LastRun };
         let policy = self.rolling.policy(&targets, kubernetes.is_some())?;
-        let made = undo.make(extent, &targets, &configs, &view, policy);
+        if let Some(only) = &self.only
+            && !targets.iter().any(|target| target.name == *only)
+        {
+            return Err(UsageError(format!("--only {only}: {} has no such node", self.file.display())).into());
+        }
+        let made = undo.make(extent, self.only.as_deref(), &targets, &configs, &view, policy);
         if made.rollout.stages.is_empty() && made.left.is_empty() {
             output::note("nothing to undo");
             return Ok(Exit::Done);

@@ -15,11 +15,12 @@ use crate::exit::{Exit, UsageError};
 use crate::extension::{self, Fault, MAX_BINARY_BYTES, Rule};
 use crate::files::{AtomicFile, read_bounded};
 use crate::image::{
-    self, Digest, DockerConfig, Image, Inputs, Inspection, PlatformReport, Reference, Registry,
-    write_archive, write_directory,
+    self, Digest, DockerConfig, Image, Inputs, Inspection, InstallerContents, PlatformReport, Reference,
+    Registry, write_archive, write_directory,
 };
-use crate::output::{Format, Output, Table, bytes, note};
+use crate::output::{Format, Output, Table, bytes, escape, note};
 use crate::patch::TalosLine;
+use crate::roll::{image_look, record};
 
 /// The lock file that this program was built with, and the daemon beside it.
 const LOCK: &str = include_str!("../../../Cargo.lock");
@@ -46,6 +47,12 @@ enum ImageCommand {
     #[command(after_help = "Examples:\n  ichorctl image inspect dist/ichor-extension.oci.tar\n  \
                             ichorctl image inspect ghcr.io/ichor-mesh/ichor:0.1.0 -o json")]
     Inspect(Inspect),
+    /// Show which extensions an installer of Talos has, by its image in a registry
+    #[command(after_help = "Examples:\n  ichorctl image installer registry.example/installer:v1.14.1\n  \
+                            ichorctl image installer registry.example/installer:v1.14.1 --record\n\n\
+                            Upgrades look into images themselves. With --record they know of this one also where its registry \
+                            does not answer them.")]
+    Installer(Installer),
     /// Push an image that was built to a registry
     #[command(
         after_help = "Examples:\n  ichorctl image push dist/ichor-extension.oci.tar ghcr.io/you/ichor:0.1.0\n  \
@@ -90,6 +97,28 @@ struct Inspect {
     output: Format,
 }
 
+/// Flags of `image installer`.
+#[derive(Args, Debug)]
+struct Installer {
+    /// The image: HOST/REPOSITORY:TAG
+    reference: Reference,
+    /// The machines it is for
+    #[arg(long, value_name = "ARCH", default_value = "amd64", value_parser = ["amd64", "arm64"])]
+    arch: String,
+    /// Write down what it has, for `upgrade` and `apply`
+    #[arg(long)]
+    record: bool,
+    /// Where the record is [default: $XDG_STATE_HOME/ichor]
+    #[arg(long, value_name = "DIR", requires = "record")]
+    state: Option<PathBuf>,
+    /// Talk to the registry without TLS
+    #[arg(long)]
+    plain_http: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
 /// Flags of `image push`.
 #[derive(Args, Debug)]
 struct Push {
@@ -112,6 +141,7 @@ impl ImageArgs {
         match self.command {
             ImageCommand::Build(command) => command.run(),
             ImageCommand::Inspect(command) => command.run().await,
+            ImageCommand::Installer(command) => command.run().await,
             ImageCommand::Push(command) => command.run().await,
         }
     }
@@ -220,6 +250,20 @@ impl Inspect {
         let report = Report::new(&inspection);
         Output::new(self.output).record(&report, |_| describe(&inspection))?;
         Ok(if inspection.faults().next().is_none() { Exit::Done } else { Exit::Failed })
+    }
+}
+
+impl Installer {
+    async fn run(self) -> anyhow::Result<Exit> {
+        let contents = image_look::inspect(&self.reference, &self.arch, self.plain_http).await?;
+        if self.record {
+            let folder = self.state.map_or_else(record::state, Ok)?;
+            let path = image_look::record_path(&folder);
+            image_look::write_down(&path, &self.reference.to_string(), &contents)?;
+            note(&format!("written down in {}", path.display()));
+        }
+        Output::new(self.output).record(&contents, describe_installer)?;
+        Ok(Exit::Done)
     }
 }
 
@@ -333,7 +377,7 @@ fn is_taken(report: &PlatformReport, line: TalosLine) -> bool {
 /// What is printed for people.
 fn describe(inspection: &Inspection) -> String {
     let digest = inspection.digest.map(|digest| digest.to_string()).unwrap_or_default();
-    let mut text = format!("{}\n{digest}\n\n", crate::output::escape(&inspection.name));
+    let mut text = format!("{}\n{digest}\n\n", escape(&inspection.name));
     let mut rows =
         vec![["PLATFORM", "EXTENSION", "VERSION", "SERVICES", "FILES", "SIZE", "TALOS"].map(str::to_owned)];
     for report in &inspection.platforms {
@@ -360,5 +404,18 @@ fn describe(inspection: &Inspection) -> String {
         text.push('\n');
         text.push_str(&Table::default().lines(faults));
     }
+    text
+}
+
+fn describe_installer(contents: &InstallerContents) -> String {
+    let schematic =
+        contents.schematic.as_ref().map(|id| format!(", schematic {}", escape(id))).unwrap_or_default();
+    let InstallerContents { digest, version, architecture, .. } = contents;
+    let mut text = format!("Talos {version} for {architecture}{schematic}\n{digest}\n\n");
+    let mut rows = vec![["EXTENSION", "VERSION"].map(str::to_owned)];
+    rows.extend(
+        contents.extensions.iter().map(|(name, version)| [name, version].map(|it| escape(it.as_str()))),
+    );
+    text.push_str(&Table::default().lines(rows));
     text
 }

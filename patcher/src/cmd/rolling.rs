@@ -174,6 +174,11 @@ impl Rolling {
         true
     }
 
+    /// The folder of what is remembered about images.
+    pub(crate) fn state(&self) -> anyhow::Result<PathBuf> {
+        self.state.clone().map_or_else(record::state, Ok)
+    }
+
     /// The folder of the journal and the snapshots.
     pub(crate) fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
         match &self.state {

@@ -14,7 +14,8 @@ use crate::api::{Capabilities, Support, TalosVersion};
 use crate::config_update::NodeConfig;
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::plan::observe::installer_of;
-use crate::roll::image_check::{self, Today, Wanted};
+use crate::roll::image_check::{self, No, Today, Wanted};
+use crate::roll::image_look::Looks;
 use crate::roll::target::{self, Target};
 use crate::roll::{now, observe, record, upgrade_plan};
 
@@ -36,7 +37,7 @@ pub struct UpgradeArgs {
     /// The image factory [default: where the node's installer is from, else factory.talos.dev]
     #[arg(long, value_name = "HOST")]
     factory: Option<String>,
-    /// The digest of an image whose extensions cannot be seen from here, and that has them nevertheless
+    /// The digest of an image whose extensions cannot be read from here, and that has them nevertheless
     #[arg(long, value_name = "DIGEST")]
     trust_image: Option<String>,
     /// Upgrade nodes by the legacy call even where they have the new ones
@@ -89,6 +90,7 @@ impl UpgradeArgs {
         let versions: Vec<TalosVersion> = read.iter().map(|(version, _)| version.clone()).collect();
         let mut refusals = Vec::new();
         let mut images = Vec::new();
+        let mut looks = Looks::new(&self.rolling.state()?);
         let has_ours = |today: &Today| today.extensions.has(upgrade_plan::EXTENSION);
         let is_mesh = read.iter().any(|(_, today)| has_ours(today));
         for (version, today) in &read {
@@ -115,9 +117,18 @@ impl UpgradeArgs {
             let lent = lender
                 .filter(|_| is_mesh && !has_ours(today))
                 .map(|lender| Today { extensions: lender.extensions.clone(), ..today.clone() });
-            match image_check::reference(lent.as_ref().unwrap_or(today), &wanted, &self.to) {
+            let today = lent.as_ref().unwrap_or(today);
+            match image_check::reference(today, &wanted, &self.to) {
                 Ok(image) => images.push(image),
-                Err(why) => refusals.push(why),
+                Err(No::Refused(why)) => refusals.push(why),
+                Err(No::Unknown(image)) => {
+                    let mut has = today.extensions.names();
+                    has.extend(is_mesh.then_some(upgrade_plan::EXTENSION));
+                    match looks.judge(&image, &today.node, &today.machine, &has, &self.to).await {
+                        Ok(pinned) => images.push(pinned),
+                        Err(why) => refusals.push(why),
+                    }
+                }
             }
         }
         if let Some(first) = refusals.first() {
@@ -179,7 +190,8 @@ async fn read(target: &Target) -> anyhow::Result<(TalosVersion, Today)> {
     let node = &target.client;
     let (reply, extensions, config) = tokio::join!(node.version(), node.extensions(), NodeConfig::read(node));
     let (reply, extensions, config) = (reply?, extensions?, config?);
-    let version: TalosVersion = reply.version.unwrap_or_default().tag.parse()?;
+    let told = reply.version.unwrap_or_default();
+    let version: TalosVersion = told.tag.parse()?;
     let installer = installer_of(&config.active.text).and_then(|image| image.parse().ok());
     let platform = reply.platform.map_or_else(|| "metal".to_owned(), |platform| platform.name);
     let today = Today {
@@ -187,6 +199,7 @@ async fn read(target: &Target) -> anyhow::Result<(TalosVersion, Today)> {
         extensions,
         installer,
         platform,
+        machine: told.arch,
         needs_legacy: image_check::needs_legacy(&config.active.text),
         pins_old_etcd: image_check::pins_old_etcd(&config.active.text),
     };

@@ -18,7 +18,7 @@ use super::layout::{MAX_BLOBS, Store, json, parse, verify};
 use super::model::{
     DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST, MAX_DOCUMENT, Manifest,
 };
-use super::{Digest, LayoutError, Reference};
+use super::{Digest, InstallerContents, InstallerImageError, LayoutError, Reference, installer};
 
 pub(crate) use self::http::HttpProblem;
 
@@ -152,12 +152,7 @@ impl Registry {
     ///
     /// When it is not there, or more than is read.
     pub async fn pull(&mut self, reference: &Reference) -> Result<Store, RegistryError> {
-        let (root, bytes) = self.manifest(&reference.name()).await?;
-        if let Some(wanted) = reference.digest
-            && wanted != root.digest
-        {
-            return Err(LayoutError::WrongBlob { digest: wanted, what: "digest" }.into());
-        }
+        let (root, bytes) = self.root(reference).await?;
         let mut blobs = BTreeMap::new();
         let mut open = vec![(root.clone(), Some(bytes))];
         let mut total = 0;
@@ -171,7 +166,7 @@ impl Registry {
             }
             let bytes = match bytes {
                 Some(bytes) => bytes,
-                None => self.fetch(&descriptor).await?,
+                None => self.fetch(&descriptor, MAX_BLOBS).await?,
             };
             let what = format!("the document {}", descriptor.digest);
             if descriptor.is_index() {
@@ -185,6 +180,50 @@ impl Registry {
         }
         let index = Index { schema_version: 2, media_type: None, manifests: vec![root] };
         Ok(Store::new(reference.to_string(), json(&index), blobs))
+    }
+
+    /// What the installer image at a reference installs on machines of this kind (`amd64` or `arm64`). Only the layer is
+    /// read that its kernel is in: the last but, maybe, one.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, is no installer, or cannot be read.
+    pub async fn installer(
+        &mut self,
+        reference: &Reference,
+        machine: &str,
+    ) -> Result<InstallerContents, InstallerImageError> {
+        let (root, mut bytes) = self.root(reference).await?;
+        let mut descriptor = root.clone();
+        if descriptor.is_index() {
+            let index: Index = parse(&bytes, "the index")?;
+            let is_it = |it: &Descriptor| {
+                it.is_manifest() && it.platform.as_ref().is_some_and(|it| it.architecture == machine)
+            };
+            let found = index.manifests.into_iter().find(is_it);
+            descriptor = found.ok_or_else(|| InstallerImageError::Machine(machine.to_owned()))?;
+            bytes = self.fetch(&descriptor, MAX_BLOBS).await?;
+        }
+        let manifest: Manifest = parse(&bytes, "the manifest")?;
+        for layer in manifest.layers.iter().rev().take(MAX_PULLED) {
+            let blob = self.fetch(layer, installer::MAX_LAYER).await?;
+            if let Some(kernel) = installer::kernel(layer, &blob, machine)? {
+                drop(blob);
+                return installer::installer_contents(root.digest, machine, &kernel);
+            }
+        }
+        Err(InstallerImageError::NoKernel(machine.to_owned()))
+    }
+
+    /// The document that a reference stands for.
+    async fn root(&mut self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        let (root, bytes) = self.manifest(&reference.name()).await?;
+        match reference.digest {
+            Some(wanted) if wanted != root.digest => {
+                Err(LayoutError::WrongBlob { digest: wanted, what: "digest" }.into())
+            }
+            _ => Ok((root, bytes)),
+        }
     }
 
     async fn upload(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), RegistryError> {
@@ -231,10 +270,11 @@ impl Registry {
         Ok((descriptor, answer.body))
     }
 
-    async fn fetch(&mut self, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+    /// A document, or a blob of at most `limit` bytes.
+    async fn fetch(&mut self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RegistryError> {
         let what = format!("read {}", descriptor.digest);
         let kind = if descriptor.is_document() { "manifests" } else { "blobs" };
-        let limit = if descriptor.is_document() { MAX_DOCUMENT } else { MAX_BLOBS };
+        let limit = if descriptor.is_document() { MAX_DOCUMENT } else { limit };
         let url = format!("{}/{kind}/{}", self.base, descriptor.digest);
         let answer = self.get(&url, &descriptor.media_type, descriptor.size.min(limit), &what).await?;
         verify(descriptor, &answer.body)?;

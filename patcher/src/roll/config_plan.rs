@@ -71,7 +71,9 @@ pub(crate) fn make(source: &Source<'_>, policy: Policy) -> Made {
                 Some(_) => {}
                 None if !lacking.is_empty() => {
                     let names = source.names(&lacking);
-                    left.push(format!("image: {names} lack the extension; say --image INSTALLER --trust-image DIGEST, an installer that has it"));
+                    left.push(format!(
+                        "image: {names} lack the extension; say --image INSTALLER, one that has it"
+                    ));
                 }
                 None => {}
             },

@@ -23,6 +23,21 @@ pub(crate) struct Wanted {
     pub(crate) factory: Option<String>,
 }
 
+/// Why an image is not to be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum No {
+    /// It must not be.
+    Refused(String),
+    /// Its name does not tell what it has. Somebody has to look into it.
+    Unknown(String),
+}
+
+impl From<String> for No {
+    fn from(text: String) -> Self {
+        Self::Refused(text)
+    }
+}
+
 /// What is known of a node's image today.
 #[derive(Debug, Clone)]
 pub(crate) struct Today {
@@ -34,6 +49,8 @@ pub(crate) struct Today {
     pub(crate) installer: Option<Installer>,
     /// Its platform, such as `metal`.
     pub(crate) platform: String,
+    /// What kind of machine it is, as OCI calls it: `amd64` or `arm64`.
+    pub(crate) machine: String,
     /// Whether only the legacy call keeps what it boots with.
     pub(crate) needs_legacy: bool,
     /// Whether its config names an etcd that Talos 1.14 does not run.
@@ -45,33 +62,27 @@ pub(crate) struct Today {
 /// # Errors
 ///
 /// Why there is none, or it must not be used: it lacks what the node has, or nobody knows what it has.
-pub(crate) fn reference(today: &Today, wanted: &Wanted, to: &TalosVersion) -> Result<String, String> {
-    let has: BTreeSet<&str> = today.extensions.extensions.iter().map(|(name, _)| name.as_str()).collect();
+pub(crate) fn reference(today: &Today, wanted: &Wanted, to: &TalosVersion) -> Result<String, No> {
+    let has = today.extensions.names();
     if let Some(image) = &wanted.image {
-        return match (image.parse::<Installer>().ok(), &wanted.trusted) {
-            (_, Some(_)) => Ok(image.clone()),
-            (Some(named), None) => {
-                let Some(own) = &today.extensions.schematic else {
-                    return Err(unknown(today, image));
-                };
-                let same = named.schematic == *own;
-                if named.version != to.to_string() {
-                    return Err(format!("{image} is not of {to}"));
-                }
-                if same { Ok(image.clone()) } else { Err(unknown(today, image)) }
-            }
-            (None, None) => Err(unknown(today, image)),
-        };
+        if wanted.trusted.is_some() {
+            return Ok(image.clone());
+        }
+        let Ok(named) = image.parse::<Installer>() else { return Err(No::Unknown(image.clone())) };
+        if today.extensions.schematic.as_ref() != Some(&named.schematic) {
+            return Err(No::Unknown(image.clone()));
+        }
+        if named.version != to.to_string() {
+            return Err(format!("{image} is not of {to}").into());
+        }
+        return Ok(image.clone());
     }
     let id = match (&wanted.schematic, &wanted.schematic_id) {
         (Some(schematic), _) => {
             lacks_nothing(today, &has, schematic)?;
             crate::schematic::id(schematic).map_err(|error| error.to_string())?
         }
-        (None, Some(id)) if today.extensions.schematic.as_ref() == Some(id) || wanted.trusted.is_some() => {
-            id.clone()
-        }
-        (None, Some(id)) => return Err(unknown(today, &format!("the schematic {id}"))),
+        (None, Some(id)) => id.clone(),
         (None, None) => match &today.extensions.schematic {
             Some(own) => own.clone(),
             None if has.is_empty() => empty_schematic(),
@@ -81,7 +92,8 @@ pub(crate) fn reference(today: &Today, wanted: &Wanted, to: &TalosVersion) -> Re
                      schematic; say --image, or --schematic with a file",
                     today.node,
                     list(&has)
-                ));
+                )
+                .into());
             }
         },
     };
@@ -90,15 +102,20 @@ pub(crate) fn reference(today: &Today, wanted: &Wanted, to: &TalosVersion) -> Re
     let platform = own.map_or(today.platform.as_str(), |it| it.platform.as_str());
     let secureboot = own.is_some_and(|it| it.secureboot);
     let installer = Installer::new(factory, platform, secureboot, &id, &to.to_string());
-    Ok(installer.map_err(|error| error.to_string())?.to_string())
+    let image = installer.map_err(|error| error.to_string())?.to_string();
+    let is_known = wanted.schematic.is_some()
+        || wanted.trusted.is_some()
+        || wanted.schematic_id.as_ref().is_none_or(|id| today.extensions.schematic.as_ref() == Some(id));
+    if is_known { Ok(image) } else { Err(No::Unknown(image)) }
 }
 
-fn unknown(today: &Today, image: &str) -> String {
+/// Why an image that could not be looked into is refused.
+pub(crate) fn unknown(node: &str, has: &BTreeSet<&str>, image: &str, why: &str) -> String {
     format!(
-        "nobody here knows whether {image} has the extensions that {} has ({}); look, and say --trust-image \
-         sha256:... if it does",
-        today.node,
-        today.extensions.extensions.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+        "nobody here knows whether {image} has the extensions that {node} needs ({}): {why}; where its registry can be \
+         read, `ichorctl image installer {image} --record` writes down what it has; or look yourself, and say \
+         --trust-image sha256:...",
+        list(has)
     )
 }
 
@@ -182,6 +199,7 @@ mod tests {
             },
             installer: None,
             platform: "metal".to_owned(),
+            machine: "amd64".to_owned(),
             needs_legacy: false,
             pins_old_etcd: false,
         }
@@ -201,24 +219,26 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_lacks_an_extension_or_of_which_nothing_is_known_is_refused() {
+    fn an_image_that_lacks_an_extension_is_refused_and_an_unknown_one_has_to_be_looked_at() {
         let to = version("v1.14.1");
         let node = today(&["ichor", "iscsi-tools"], Some(ID));
         let lacking = Schematic { extensions: vec!["ichor-mesh/ichor".to_owned()], ..Schematic::default() };
         let wanted = Wanted { schematic: Some(lacking), ..Wanted::default() };
-        assert_eq!(
-            reference(&node, &wanted, &to).unwrap_err(),
-            "the schematic lacks iscsi-tools, which cp-1 has"
-        );
+        let lacks = No::Refused("the schematic lacks iscsi-tools, which cp-1 has".to_owned());
+        assert_eq!(reference(&node, &wanted, &to), Err(lacks));
         let image = "registry.example/installer:v1.14.1".to_owned();
         let wanted = Wanted { image: Some(image.clone()), ..Wanted::default() };
-        assert!(reference(&node, &wanted, &to).unwrap_err().contains("--trust-image"));
+        assert_eq!(reference(&node, &wanted, &to), Err(No::Unknown(image.clone())));
         let wanted =
             Wanted { image: Some(image.clone()), trusted: Some("sha256:ab".to_owned()), ..Wanted::default() };
         assert_eq!(reference(&node, &wanted, &to).unwrap(), image);
-        assert!(
-            reference(&today(&["ichor"], None), &Wanted::default(), &to).unwrap_err().contains("not made by")
-        );
+        let homemade = reference(&today(&["ichor"], None), &Wanted::default(), &to).unwrap_err();
+        assert!(matches!(homemade, No::Refused(text) if text.contains("not made by")));
+        // Another schematic than that of the node, by its id alone.
+        let other = ID.replace('3', "4");
+        let wanted = Wanted { schematic_id: Some(other.clone()), ..Wanted::default() };
+        let image = format!("factory.talos.dev/metal-installer/{other}:v1.14.1");
+        assert_eq!(reference(&node, &wanted, &to), Err(No::Unknown(image)));
     }
 
     #[test]

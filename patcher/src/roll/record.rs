@@ -78,13 +78,18 @@ pub(crate) fn peek(folder: &Path) -> anyhow::Result<Journal> {
     }
 }
 
-/// Where journals and snapshots of a cluster are kept: `$XDG_STATE_HOME/ichor/NAME`, by default in `~/.local/state`.
+/// Where journals and snapshots of a cluster are kept: a folder in that of all clusters.
 pub(crate) fn folder(name: &str) -> anyhow::Result<PathBuf> {
+    let safe: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    Ok(state()?.join(safe.trim_start_matches('.')))
+}
+
+/// Where this program keeps what it remembers: `$XDG_STATE_HOME/ichor`, by default in `~/.local/state`.
+pub(crate) fn state() -> anyhow::Result<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty());
     let state = variable("XDG_STATE_HOME").map(PathBuf::from);
     let home = || variable("HOME").map(|home| Path::new(&home).join(".local/state"));
     let state = state.or_else(home).context("neither XDG_STATE_HOME nor HOME is set: say --state DIR")?;
-    let safe: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
-    Ok(state.join("ichor").join(safe.trim_start_matches('.')))
+    Ok(state.join("ichor"))
 }

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use ichor_rollout::plan::{Expect, How, Node, Plan as Rollout, Policy, Stage, Task, Work};
 use ichor_rollout::view::{Digest, View};
 use serde::{Deserialize, Serialize};
@@ -15,11 +14,7 @@ use zeroize::Zeroizing;
 
 use super::config_plan::{Made, Texts};
 use super::target::Target;
-use super::{config_digest, digest_of};
-use crate::files;
-
-/// Longest file that is read.
-const MAX_BYTES: u64 = 256 << 20;
+use super::{config_digest, digest_of, sealed};
 
 /// Steps that were planned, in the order in which they were to be done.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -70,19 +65,7 @@ impl Undo {
     ///
     /// When the file is there and damaged.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
-        let path = path(folder);
-        let failed = || format!("failed to read {}", path.display());
-        let text = match files::read_bounded(&path, MAX_BYTES) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            text => Zeroizing::new(text.with_context(failed)?),
-        };
-        let (sum, json) = text.split_once('\n').with_context(failed)?;
-        anyhow::ensure!(
-            sum == format!("{:016x}", digest_of(json.as_bytes()).0),
-            "{} is damaged",
-            path.display()
-        );
-        serde_json::from_str(json).with_context(failed)
+        sealed::read(&path(folder))
     }
 
     /// Adds the steps of a rollout that is about to be carried out, and writes all down.
@@ -106,17 +89,14 @@ impl Undo {
                 self.steps.push(Done { run, stage, node, how, before: before.clone(), after: to });
             }
         }
-        let json = Zeroizing::new(serde_json::to_string(&self)?);
-        let text = Zeroizing::new(format!("{:016x}\n{}", digest_of(json.as_bytes()).0, *json));
-        let path = path(folder);
-        files::write_private(&path, text.as_bytes())
-            .with_context(|| format!("failed to write {}", path.display()))
+        sealed::write(&path(folder), self)
     }
 
-    /// The way back for these nodes. `configs`: what each has now.
+    /// The way back for these nodes, or for the one called `only`. `configs`: what each has now.
     pub(crate) fn make(
         &self,
         extent: Extent,
+        only: Option<&str>,
         targets: &[Target],
         configs: &[Zeroizing<String>],
         view: &View,
@@ -128,7 +108,8 @@ impl Undo {
         let mut left = BTreeSet::new();
         let mut run = None;
         let mut keys: Vec<(u64, &str)> = Vec::new();
-        for done in self.steps.iter().rev() {
+        let steps = || self.steps.iter().filter(|done| only.is_none_or(|only| done.node == only));
+        for done in steps().rev() {
             let key = (done.run, done.stage.as_str());
             if !keys.contains(&key) {
                 keys.push(key);
@@ -136,7 +117,7 @@ impl Undo {
         }
         for (at, name) in keys {
             let mut tasks = Vec::new();
-            for done in self.steps.iter().filter(|done| done.run == at && done.stage == name) {
+            for done in steps().filter(|done| done.run == at && done.stage == name) {
                 let Some(node) = targets.iter().position(|target| target.name == done.node) else { continue };
                 let to = config_digest(&done.before);
                 if now[node] == to {

@@ -65,6 +65,24 @@ impl TestRegistry {
         self.state().uploads
     }
 
+    /// Keeps a blob. Returns its digest.
+    pub fn put_blob(&self, bytes: Vec<u8>) -> String {
+        let digest = Digest::of(&bytes).to_string();
+        self.state().blobs.insert(digest.clone(), bytes.into());
+        digest
+    }
+
+    /// Keeps a document of a repository by its tag and by its digest, which it returns.
+    pub fn put_manifest(&self, repository: &str, tag: &str, kind: &str, bytes: Vec<u8>) -> String {
+        let digest = Digest::of(&bytes).to_string();
+        let mut state = self.state();
+        for name in [tag, &digest] {
+            let key = format!("/v2/{repository}:{name}");
+            state.manifests.insert(key, (kind.to_owned(), Bytes::from(bytes.clone())));
+        }
+        digest
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -144,14 +162,10 @@ impl TestRegistry {
     fn manifest(&self, method: &Method, path: &str, kind: &str, body: Bytes) -> Response<Full<Bytes>> {
         let (repository, name) = path.rsplit_once("/manifests/").unwrap_or((path, ""));
         if *method == Method::PUT {
-            let digest = Digest::of(&body).to_string();
-            if name.starts_with("sha256:") && name != digest {
+            if name.starts_with("sha256:") && name != Digest::of(&body).to_string() {
                 return status(StatusCode::BAD_REQUEST);
             }
-            let mut state = self.state();
-            for name in [name, &digest] {
-                state.manifests.insert(format!("{repository}:{name}"), (kind.to_owned(), body.clone()));
-            }
+            self.put_manifest(repository.trim_start_matches("/v2/"), name, kind, body.to_vec());
             return status(StatusCode::CREATED);
         }
         match self.state().manifests.get(&format!("{repository}:{name}")) {
