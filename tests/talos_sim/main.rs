@@ -10,6 +10,7 @@ mod look;
 mod mesh;
 mod power;
 mod rollout;
+mod skip;
 mod snapshot;
 mod upgrade;
 mod world;

@@ -17,7 +17,8 @@ use crate::plan::observe::installer_of;
 use crate::roll::image_check::{self, No, Today, Wanted};
 use crate::roll::image_look::Looks;
 use crate::roll::target::{self, Target};
-use crate::roll::{now, observe, record, upgrade_plan};
+use crate::roll::upgrade_plan::{self, Choice};
+use crate::roll::{now, observe, record};
 
 /// Flags of `upgrade`.
 #[derive(Args, Debug)]
@@ -40,6 +41,9 @@ pub struct UpgradeArgs {
     /// The digest of an image whose extensions cannot be read from here, and that has them nevertheless
     #[arg(long, value_name = "DIGEST")]
     trust_image: Option<String>,
+    /// Leave these nodes as they are, also if they do not answer; workers among them count as unavailable
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    skip: Vec<String>,
     /// Upgrade nodes by the legacy call even where they have the new ones
     #[arg(long)]
     legacy: bool,
@@ -56,7 +60,7 @@ impl UpgradeArgs {
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
         let talosconfig = connection.talosconfig()?;
         let session = connection.session_of(&talosconfig)?;
-        let (targets, name, range) = match &self.file {
+        let (mut targets, name, range) = match &self.file {
             Some(path) => {
                 let cluster = cluster_file::load(path)?;
                 let nodes = Nodes::connect(&cluster, connection, &talosconfig, |_| None)?;
@@ -79,78 +83,37 @@ impl UpgradeArgs {
         let folder = self.rolling.folder(&name)?;
         let journal = record::peek(&folder)?;
         let (began, mut told) = (now(), false);
+        for name in &self.skip {
+            if !targets.iter().any(|target| target.name == *name) {
+                return Err(UsageError(format!("--skip {name}: there is no such node")).into());
+            }
+        }
         let read = loop {
-            match join_all(targets.iter().map(read)).await.into_iter().collect::<anyhow::Result<Vec<_>>>() {
+            let nodes = targets.iter().map(|target| async {
+                if self.skip.contains(&target.name) { Ok(None) } else { read(target).await.map(Some) }
+            });
+            match join_all(nodes).await.into_iter().collect::<anyhow::Result<Vec<_>>>() {
                 Ok(read) => break read,
-                Err(error) if !self.rolling.waits_for(&journal, began, &mut told).await => return Err(error),
+                Err(error) if !self.rolling.waits_for(&journal, began, &mut told).await => {
+                    crate::output::note("nothing was changed: --skip NODE leaves out what does not answer");
+                    return Err(error);
+                }
                 Err(_) => {}
             }
         };
         let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
-        let versions: Vec<TalosVersion> = read.iter().map(|(version, _)| version.clone()).collect();
-        let mut refusals = Vec::new();
-        let mut images = Vec::new();
-        let mut looks = Looks::new(&self.rolling.state()?);
-        let has_ours = |today: &Today| today.extensions.has(upgrade_plan::EXTENSION);
-        let is_mesh = read.iter().any(|(_, today)| has_ours(today));
-        for (version, today) in &read {
-            if *version == self.to && (!is_mesh || has_ours(today)) {
-                images.push(String::new());
-                continue;
-            }
-            if Capabilities::of(version.clone()).support == Support::Unknown {
-                refusals.push(format!(
-                    "{} runs {version}, which is newer than what this program knows",
-                    today.node
-                ));
-            }
-            refusals.extend(image_check::skew(&today.node, version, &self.to).err());
-            if self.to.minor >= 14 && today.pins_old_etcd {
-                refusals.push(format!(
-                    "the config of {} names an etcd 3.5, which {} does not run: take cluster.etcd.image out of it first",
-                    today.node, self.to
-                ));
-            }
-            // One that has lost it gets what the others of its kind have.
-            let lender =
-                read.iter().map(|(_, it)| it).find(|it| has_ours(it) && it.platform == today.platform);
-            let lent = lender
-                .filter(|_| is_mesh && !has_ours(today))
-                .map(|lender| Today { extensions: lender.extensions.clone(), ..today.clone() });
-            let today = lent.as_ref().unwrap_or(today);
-            match image_check::reference(today, &wanted, &self.to) {
-                Ok(image) => images.push(image),
-                Err(No::Refused(why)) => refusals.push(why),
-                Err(No::Unknown(image)) => {
-                    let mut has = today.extensions.names();
-                    has.extend(is_mesh.then_some(upgrade_plan::EXTENSION));
-                    match looks.judge(&image, &today.node, &today.machine, &has, &self.to).await {
-                        Ok(pinned) => images.push(pinned),
-                        Err(why) => refusals.push(why),
-                    }
-                }
-            }
+        // Each look would wait for it again.
+        for (target, seen) in targets.iter_mut().zip(&view.nodes) {
+            target.is_given_up = self.skip.contains(&target.name) && !target.votes && !seen.answers;
         }
-        if let Some(first) = refusals.first() {
-            refusals.iter().skip(1).for_each(|more| crate::output::note(&format!("refused: {more}")));
-            return Err(Refusal { reason: first.clone(), advice: None }.into());
-        }
+        let choices = self.choose(&read, &wanted).await?;
         let policy = self.rolling.policy(&targets, kubernetes.is_some())?;
-        let legacy: Vec<bool> = read.iter().map(|(_, today)| self.legacy || today.needs_legacy).collect();
-        for (_, today) in read.iter().filter(|(_, today)| today.needs_legacy) {
-            crate::output::note(&format!(
-                "note: {} has extraKernelArgs, which only the legacy call passes on: it is upgraded by that",
-                today.node
-            ));
-        }
         let source = upgrade_plan::Source {
             targets: &targets,
             view: &view,
-            versions: &versions,
             to: &self.to,
-            images: &images,
+            choices: &choices,
             has_kubernetes: kubernetes.is_some(),
-            legacy: &legacy,
         };
         let plan = upgrade_plan::make(&source, policy);
         let prepared = Prepared {
@@ -164,6 +127,93 @@ impl UpgradeArgs {
             view: Some(view),
         };
         prepared.go(&self.rolling).await
+    }
+
+    /// What each node gets; none where nothing was read.
+    async fn choose(
+        &self,
+        read: &[Option<(TalosVersion, Today)>],
+        wanted: &Wanted,
+    ) -> anyhow::Result<Vec<Option<Choice>>> {
+        let mut looks = Looks::new(&self.rolling.state()?);
+        let all: Vec<&Today> = read.iter().flatten().map(|(_, today)| today).collect();
+        let (mut choices, mut refusals) = (Vec::new(), Vec::new());
+        for node in read {
+            let Some((version, today)) = node else {
+                choices.push(None);
+                continue;
+            };
+            if today.needs_legacy {
+                crate::output::note(&format!(
+                    "note: {} has extraKernelArgs, which only the legacy call passes on: it is upgraded by that",
+                    today.node
+                ));
+            }
+            let image = match self.image(version, today, &all, wanted, &mut looks).await {
+                Ok(image) => image,
+                Err(why) => {
+                    refusals.extend(why);
+                    None
+                }
+            };
+            let is_legacy = self.legacy || today.needs_legacy;
+            choices.push(Some(Choice { version: version.clone(), image, is_legacy }));
+        }
+        match refusals.split_first() {
+            None => Ok(choices),
+            Some((first, others)) => {
+                others.iter().for_each(|more| crate::output::note(&format!("refused: {more}")));
+                Err(Refusal { reason: first.clone(), advice: None }.into())
+            }
+        }
+    }
+
+    /// The image for a node, if it needs one.
+    async fn image(
+        &self,
+        version: &TalosVersion,
+        today: &Today,
+        all: &[&Today],
+        wanted: &Wanted,
+        looks: &mut Looks,
+    ) -> Result<Option<String>, Vec<String>> {
+        let has_ours = |today: &Today| today.extensions.has(upgrade_plan::EXTENSION);
+        let is_mesh = all.iter().any(|today| has_ours(today));
+        if *version == self.to && (!is_mesh || has_ours(today)) {
+            return Ok(None);
+        }
+        let mut refusals = Vec::new();
+        if Capabilities::of(version.clone()).support == Support::Unknown {
+            refusals
+                .push(format!("{} runs {version}, which is newer than what this program knows", today.node));
+        }
+        refusals.extend(image_check::skew(&today.node, version, &self.to).err());
+        if self.to.minor >= 14 && today.pins_old_etcd {
+            refusals.push(format!(
+                "the config of {} names an etcd 3.5, which {} does not run: take cluster.etcd.image out of it first",
+                today.node, self.to
+            ));
+        }
+        // One that has lost it gets what the others of its kind have.
+        let lender = all.iter().find(|it| has_ours(it) && it.platform == today.platform);
+        let lent = lender
+            .filter(|_| is_mesh && !has_ours(today))
+            .map(|lender| Today { extensions: lender.extensions.clone(), ..today.clone() });
+        let today = lent.as_ref().unwrap_or(today);
+        let image = match image_check::reference(today, wanted, &self.to) {
+            Ok(image) => Some(image),
+            Err(No::Refused(why)) => {
+                refusals.push(why);
+                None
+            }
+            Err(No::Unknown(image)) => {
+                let mut needs = today.extensions.names();
+                needs.extend(is_mesh.then_some(upgrade_plan::EXTENSION));
+                let judged = looks.judge(&image, &today.node, &today.machine, &needs, &self.to).await;
+                judged.map_err(|why| refusals.push(why)).ok()
+            }
+        };
+        if refusals.is_empty() { Ok(image) } else { Err(refusals) }
     }
 
     fn wanted(&self) -> anyhow::Result<Wanted> {

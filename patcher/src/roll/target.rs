@@ -27,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) mesh: Option<IpAddr>,
     /// All addresses that are known of it.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Whether nobody waits for it: it was silent when the plan was made, and is left out of it.
+    pub(crate) is_given_up: bool,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +52,7 @@ pub(crate) fn of_cluster(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Vec
             votes: node.role == Role::ControlPlane,
             mesh: Some(node.address.into()),
             addresses: node.api_address().into_iter().chain([node.address.into()]).collect(),
+            is_given_up: false,
         })
     };
     cluster.machines().map(target).collect()
@@ -71,7 +74,8 @@ pub(crate) async fn discovered(connection: &Connection) -> anyhow::Result<Vec<Ta
         let address = address.with_context(|| format!("member {} has no address", member.metadata.id))?;
         let client = session.node(&address.to_string())?;
         let name = if spec.hostname.is_empty() { member.metadata.id.clone() } else { spec.hostname };
-        targets.push(Target { name, client, votes, mesh: None, addresses: spec.addresses });
+        let addresses = spec.addresses;
+        targets.push(Target { name, client, votes, mesh: None, addresses, is_given_up: false });
     }
     let own = join_all(targets.iter().map(|target| mesh_addresses(&target.client))).await;
     for (target, own) in targets.iter_mut().zip(&own) {

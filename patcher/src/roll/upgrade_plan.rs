@@ -19,23 +19,30 @@ pub(crate) const EXTENSION: &str = "ichor";
 pub(crate) struct Source<'a> {
     pub(crate) targets: &'a [Target],
     pub(crate) view: &'a View,
-    /// The version of each node today.
-    pub(crate) versions: &'a [TalosVersion],
     pub(crate) to: &'a TalosVersion,
-    /// The image for each node.
-    pub(crate) images: &'a [String],
+    /// What was chosen for each node; none for those that are left out.
+    pub(crate) choices: &'a [Option<Choice>],
     /// Whether Kubernetes can be asked.
     pub(crate) has_kubernetes: bool,
-    /// Whether a node is upgraded by the legacy call, whatever else it has.
-    pub(crate) legacy: &'a [bool],
+}
+
+/// How one node is upgraded.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    /// The version that it runs today.
+    pub(crate) version: TalosVersion,
+    /// The image; none if it runs what it should already.
+    pub(crate) image: Option<String>,
+    /// Whether it is upgraded by the legacy call, whatever else it has.
+    pub(crate) is_legacy: bool,
 }
 
 /// Makes the rollout. Nodes that run the version already are proven, and that is all.
 pub(crate) fn make(source: &Source<'_>, policy: Policy) -> Rollout {
     let mut stages = Vec::new();
-    let outdated = |node: &usize| !source.images[*node].is_empty();
-    let all: Vec<usize> = (0..source.targets.len()).collect();
-    let pulls: Vec<Task> = all.iter().copied().filter(outdated).map(|node| source.pull(node)).collect();
+    let outdated = |node: &usize| source.choices[*node].as_ref().is_some_and(|choice| choice.image.is_some());
+    let all: Vec<usize> = (0..source.targets.len()).filter(|node| source.choices[*node].is_some()).collect();
+    let pulls: Vec<Task> = all.iter().filter_map(|node| source.pull(*node)).collect();
     if !pulls.is_empty() {
         stages.push(Stage { name: "pull".into(), tasks: pulls, at_once: usize::MAX });
     }
@@ -44,18 +51,27 @@ pub(crate) fn make(source: &Source<'_>, policy: Policy) -> Rollout {
     // One that is not upgraded yet tells more than one that is.
     let canary = workers.iter().copied().find(outdated);
     if let Some(canary) = canary {
-        stages.push(Stage { name: "canary".into(), tasks: vec![source.upgrade(canary)], at_once: 1 });
+        stages.push(Stage {
+            name: "canary".into(),
+            tasks: source.upgrade(canary).into_iter().collect(),
+            at_once: 1,
+        });
     }
-    let others: Vec<Task> =
-        workers.iter().filter(|node| Some(**node) != canary).map(|node| source.upgrade(*node)).collect();
+    let others: Vec<Task> = workers
+        .iter()
+        .filter(|node| Some(**node) != canary)
+        .filter_map(|node| source.upgrade(*node))
+        .collect();
     if !others.is_empty() {
         stages.push(Stage { name: "workers".into(), tasks: others, at_once: policy.max_unavailable });
     }
-    let tasks = voters.iter().map(|node| source.upgrade(*node)).collect();
+    let tasks = voters.iter().filter_map(|node| source.upgrade(*node)).collect();
     stages.push(Stage { name: "control planes".into(), tasks, at_once: 1 });
     let nodes =
         source.targets.iter().map(|it| Node { name: it.name.as_str().into(), votes: it.votes }).collect();
-    let goal = digest_of(format!("upgrade {} {}", source.to, source.images.join(" ")).as_bytes());
+    let images = source.choices.iter().flatten().flat_map(|choice| &choice.image);
+    let images: Vec<&str> = images.map(String::as_str).collect();
+    let goal = digest_of(format!("upgrade {} {}", source.to, images.join(" ")).as_bytes());
     Rollout { goal, nodes, stages, policy }
 }
 
@@ -68,22 +84,20 @@ impl Source<'_> {
         self.view.nodes.iter().any(has)
     }
 
-    fn pull(&self, node: usize) -> Task {
-        let work = Work::Pull { image: self.images[node].as_str().into() };
-        Task { node, work, expect: Expect::default() }
+    fn pull(&self, node: usize) -> Option<Task> {
+        let image = self.choices[node].as_ref()?.image.as_deref()?;
+        Some(Task { node, work: Work::Pull { image: image.into() }, expect: Expect::default() })
     }
 
-    fn upgrade(&self, node: usize) -> Task {
+    fn upgrade(&self, node: usize) -> Option<Task> {
+        let choice = self.choices[node].as_ref()?;
         let seen = &self.view.nodes[node];
         // What the node has it keeps: an image without it takes the mesh, and more, from it.
         let mut extensions: BTreeSet<String> =
             seen.extensions.iter().flat_map(|it| it.iter().cloned()).collect();
         extensions.extend(self.is_mesh().then(|| EXTENSION.to_owned()));
-        let flow = if self.legacy[node] {
-            Flow::Legacy
-        } else {
-            flow_of(&Capabilities::of(self.versions[node].clone()))
-        };
+        let flow =
+            if choice.is_legacy { Flow::Legacy } else { flow_of(&Capabilities::of(choice.version.clone())) };
         let expect = Expect {
             version: Some(self.to.to_string().into()),
             daemon: extensions.contains(EXTENSION),
@@ -93,6 +107,7 @@ impl Source<'_> {
             advertised: None,
             kubernetes: self.has_kubernetes && seen.kubernetes.is_some(),
         };
-        Task { node, work: Work::Upgrade { image: self.images[node].as_str().into(), flow }, expect }
+        let image = choice.image.as_deref().unwrap_or_default().into();
+        Some(Task { node, work: Work::Upgrade { image, flow }, expect })
     }
 }
