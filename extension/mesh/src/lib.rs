@@ -25,6 +25,7 @@
 
 pub mod control;
 pub mod crypto;
+pub mod full_size;
 pub mod gate;
 pub mod gossip;
 pub mod hello;

@@ -338,6 +338,29 @@ impl<N: Noise> Node<N> {
         true
     }
 
+    /// Sends a control packet of up to the MTU like [`send_control`](Self::send_control), in a session that is there: it
+    /// does not wait for one. `false` if there is none, control packets are off, or it is too long.
+    pub fn send_probe<S: DatagramSink>(
+        &mut self,
+        id: PeerId,
+        to: std::net::Ipv6Addr,
+        payload: &[u8],
+        now: Instant,
+        sink: &mut S,
+    ) -> bool {
+        let Some(control) = self.control else { return false };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let len = control.write(to, payload, &mut scratch).filter(|len| *len <= self.mtu);
+        let sent = len.and_then(|len| {
+            let padded_len = len.next_multiple_of(PADDING).min(self.mtu);
+            let packet = scratch.get_mut(..padded_len)?;
+            packet[len..].fill(0);
+            self.with_peer(id, now, |peer, cx| peer.send_now(packet, cx, sink))
+        });
+        self.scratch = scratch;
+        sent.unwrap_or(false)
+    }
+
     /// Does what is due by `now`.
     pub fn handle_timeout<S: DatagramSink>(&mut self, now: Instant, sink: &mut S) {
         while let Some((at, id)) = self.schedule.first().copied()

@@ -143,6 +143,16 @@ impl<T: Tunnel> Peer<T> {
         self.ensure_handshake(cx, sink);
     }
 
+    /// Sends one IP packet if there is a session; whether there is.
+    pub(crate) fn send_now<S: DatagramSink>(
+        &mut self,
+        packet: &[u8],
+        cx: &mut Context<'_>,
+        sink: &mut S,
+    ) -> bool {
+        self.seal(packet, Ecn::NotEct, cx, sink)
+    }
+
     /// Sends an empty packet if there is a session, else starts a handshake.
     pub(crate) fn keep_alive<S: DatagramSink>(&mut self, cx: &mut Context<'_>, sink: &mut S) {
         if !self.seal(&[], Ecn::NotEct, cx, sink) {

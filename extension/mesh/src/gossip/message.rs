@@ -38,6 +38,7 @@ const PONG: u8 = 8;
 const HELLO_KEYS: u8 = 9;
 const OBSERVED: u8 = 10;
 const PART: u8 = 11;
+// 12 and 13 are those of `full_size`.
 /// Digests in one part.
 const MAX_PART: usize = (MAX_PAYLOAD - 17) / 8;
 /// Digests between two that differ which cost less than another message.
