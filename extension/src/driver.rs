@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ichor_mesh::key::SecretKey;
+use ichor_mesh::key::{PublicKey, SecretKey};
 use ichor_mesh::node::{Event, Node};
 use ichor_mesh::packet::IpHeader;
 use ichor_mesh::transmit::{CandidatePair, DatagramSink as _};
@@ -298,6 +298,13 @@ impl Driver {
     /// Sends one datagram on `pair`, outside sessions.
     pub(crate) fn send_datagram(&mut self, pair: &CandidatePair, datagram: &[u8]) {
         self.queue.push_bytes(pair, datagram);
+        self.flush();
+    }
+
+    /// Sends a control packet to a peer in one piece and in a session that is there, or not at all.
+    pub(crate) fn send_whole(&mut self, to: &PublicKey, address: Ipv6Addr, payload: &[u8]) {
+        let Some(peer) = self.node.peer(to) else { return };
+        self.node.send_probe(peer, address, payload, clock::now(), &mut self.queue.whole());
         self.flush();
     }
 

@@ -106,6 +106,11 @@ impl Collector for Snapshot {
             .encode(encoder, peers(|peer| peer.last_handshake.map(|at| at as f64)))?;
         gauge("peer_rtt_seconds", "The last round trip to the peer that was measured")
             .encode(encoder, peers(|peer| peer.rtt_micros.map(|micros| micros as f64 / 1e6)))?;
+        gauge(
+            "peer_full_size",
+            "1 while packets of full size pass to the peer in one piece, 0 while they do not",
+        )
+        .encode(encoder, peers(|peer| peer.full_size.map(|passes| f64::from(u8::from(passes)))))?;
         counter("peer_received_bytes", "Bytes received from the peer, headers of WireGuard included")
             .encode(encoder, bytes(|peer| peer.rx_bytes))?;
         counter("peer_sent_bytes", "Bytes sent to the peer, headers of WireGuard included")
@@ -144,6 +149,7 @@ mod tests {
             token: None,
             version: None,
             rtt_micros: Some(1500),
+            full_size: Some(false),
             since: None,
             rx_bytes: 7,
             tx_bytes: 8,
@@ -156,6 +162,7 @@ mod tests {
             incarnation: None,
             token: None,
             members: 2,
+            mtu: Some(1420),
             conflicts: Vec::new(),
             owners: Vec::new(),
             hello_key: None,
@@ -169,6 +176,7 @@ mod tests {
             "ichor_dropped_packets_total{reason=\"replay\"} 3",
             "ichor_peer_connected{peer=\"a\\\"b\\nc\"} 1.0",
             "ichor_peer_rtt_seconds{peer=\"a\\\"b\\nc\"} 0.0015",
+            "ichor_peer_full_size{peer=\"a\\\"b\\nc\"} 0.0",
             "ichor_peer_received_bytes_total{peer=\"a\\\"b\\nc\"} 7",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in:\n{text}");

@@ -90,7 +90,8 @@ pub struct Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// The part that it is about: `config`, `identity`, `device`, `socket`, `membership`, `member`, `peers`, `network`, `state`.
+    /// The part that it is about: `config`, `identity`, `device`, `socket`, `membership`, `member`, `peers`, `path`, `network`,
+    /// `services`, `state`.
     pub part: String,
     /// What is wrong and why.
     pub cause: String,
@@ -119,6 +120,9 @@ pub struct Network {
     pub token: Option<String>,
     /// How many members it has, this node included.
     pub members: usize,
+    /// The MTU of the interface in bytes: how long the packets are that are proven to pass between members.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mtu: Option<u16>,
     /// Members that claim what others have, or that were let in once too often: an owner decides.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub conflicts: Vec<Conflict>,
@@ -204,6 +208,10 @@ pub struct Peer {
     /// Microseconds of the last round trip to it that was measured, through the tunnel and the daemons.
     #[serde(rename = "rttMicros", skip_serializing_if = "Option::is_none", default)]
     pub rtt_micros: Option<u64>,
+    /// Whether packets of full size pass to it and back in one piece, as was last proven; nothing while that is not
+    /// known, or it is no member or of a version that does not take part in it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub full_size: Option<bool>,
     /// Seconds since the Unix epoch since when it is there, or is not any more.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub since: Option<u64>,

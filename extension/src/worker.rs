@@ -232,6 +232,7 @@ impl Worker {
             if self.members.as_mut().is_some_and(|members| std::mem::take(&mut members.joined)) {
                 self.save_members();
             }
+            publish_soon |= self.note_proofs();
             if publish_soon {
                 publish_soon = false;
                 let snapshot = self.snapshot().await;
@@ -358,6 +359,9 @@ impl Worker {
             Event::PathChanged { peer, pair } => {
                 tracing::debug!(?peer, endpoint = %pair.remote, "path changed");
                 self.endpoints_moved |= self.endpoints.note(peer, pair.remote);
+                if let Some(members) = &mut self.members {
+                    members.path_changed(&peer);
+                }
             }
             Event::HandshakeCompleted { peer } => {
                 tracing::debug!(?peer, "handshake completed");
@@ -366,6 +370,19 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Says to whom packets of full size do not pass; whether that, or to whom they do, has changed.
+    fn note_proofs(&mut self) -> bool {
+        let Some(members) = &mut self.members else { return self.problems.remove("path").is_some() };
+        if !members.take_proofs_changed() {
+            return false;
+        }
+        match members.narrow_paths() {
+            Some(narrow) => self.note("path", narrow),
+            None => drop(self.problems.remove("path")),
+        }
+        true
     }
 
     fn leave_endpoints(&self) {

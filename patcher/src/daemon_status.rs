@@ -58,6 +58,8 @@ pub struct Network {
     pub incarnation: Option<String>,
     /// The id of the token that let the node in.
     pub token: Option<String>,
+    /// The length of packets that the daemon proves to pass to members; it does not tell if it cannot.
+    pub mtu: Option<u16>,
     /// Members that an owner must decide about.
     pub conflicts: Vec<Conflict>,
     /// The public half of the present hello key, in hexadecimal digits.
@@ -110,7 +112,7 @@ pub struct Peer {
     /// Microseconds of the last round trip to it that was measured.
     #[serde(rename = "rttMicros")]
     pub rtt_micros: Option<u64>,
-    /// Whether a packet as long as the MTU came back from it lately.
+    /// Whether packets as long as the MTU pass to it and back; nothing while, or where, that is not proven.
     pub full_size: Option<bool>,
     /// Seconds since the Unix epoch since when it is there, or is not any more.
     pub since: Option<u64>,

@@ -97,8 +97,16 @@ impl UdpEndpoint {
         }
     }
 
-    fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
+    /// Sends in one piece if `whole`: routers that cannot pass it on drop it, and what this host cannot send at once
+    /// fails with `EMSGSIZE`.
+    fn send(&mut self, transmit: &Transmit<'_>, whole: bool) -> io::Result<()> {
+        if whole {
+            forbid_fragments(self.as_fd(), self.is_v6)?;
+        }
         let result = self.state.try_send(UdpSockRef::from(&self.socket), transmit);
+        if whole {
+            allow_fragments(self.as_fd(), self.is_v6)?;
+        }
         if let Err(error) = &result
             && matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL))
         {
@@ -141,6 +149,17 @@ fn allow_fragments(fd: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
         sockopt::set_ipv6_mtu_discover(fd, sockopt::Ipv6PathMtuDiscovery::DONT)?;
     } else {
         sockopt::set_ip_mtu_discover(fd, sockopt::Ipv4PathMtuDiscovery::DONT)?;
+    }
+    Ok(())
+}
+
+/// The path is asked each time: what was once said of its MTU (`IP_PMTUDISC_DO`) may not be so any more.
+fn forbid_fragments(fd: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
+    if is_v6 {
+        nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::Ipv6DontFrag, &true)?;
+        sockopt::set_ipv6_mtu_discover(fd, sockopt::Ipv6PathMtuDiscovery::PROBE)?;
+    } else {
+        sockopt::set_ip_mtu_discover(fd, sockopt::Ipv4PathMtuDiscovery::PROBE)?;
     }
     Ok(())
 }
@@ -217,6 +236,8 @@ struct Batch {
     segment: usize,
     count: usize,
     open: bool,
+    /// It holds one datagram, which must not be fragmented.
+    whole: bool,
 }
 
 impl SendQueue {
@@ -270,13 +291,45 @@ impl SendQueue {
         !blocked
     }
 
+    /// A place for datagrams that must not be fragmented.
+    pub(crate) fn whole(&mut self) -> Whole<'_> {
+        Whole(self)
+    }
+
+    #[inline]
+    fn add(
+        &mut self,
+        pair: &CandidatePair,
+        ecn: Ecn,
+        room: usize,
+        whole: bool,
+        fill: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
+        let batch = self.batch_for(pair, ecn, room, whole);
+        let start = batch.used.end;
+        let used = batch.bytes.get_mut(start..start + room).and_then(fill).unwrap_or(0);
+        if used > 0 {
+            batch.used.end += used;
+            batch.count += 1;
+            if batch.count == 1 {
+                batch.segment = used;
+            }
+            batch.open = used == batch.segment && batch.count < MAX_SEGMENTS && !whole;
+        } else if batch.count == 0
+            // A batch without datagrams was made for this one, so it is the last.
+            && let Some(batch) = self.batches.pop()
+        {
+            self.spare.push(batch.bytes);
+        }
+    }
+
     /// The open batch that a datagram of up to `room` bytes may join, or a new one.
     #[inline]
-    fn batch_for(&mut self, pair: &CandidatePair, ecn: Ecn, room: usize) -> &mut Batch {
+    fn batch_for(&mut self, pair: &CandidatePair, ecn: Ecn, room: usize, whole: bool) -> &mut Batch {
         let found = self.batches.iter().rposition(|batch| batch.pair == *pair && batch.ecn == ecn);
         let joinable = found.filter(|at| {
             let batch = &self.batches[*at];
-            batch.open && room <= batch.segment && batch.used.end + room <= MAX_BATCH
+            batch.open && !whole && room <= batch.segment && batch.used.end + room <= MAX_BATCH
         });
         let at = joinable.unwrap_or_else(|| {
             // Batches of one pair leave in order of creation, so a new one may follow an open one.
@@ -285,7 +338,8 @@ impl SendQueue {
             }
             let bytes = self.spare.pop().unwrap_or_else(|| vec![0; MAX_BATCH].into_boxed_slice());
             let used = 0..0;
-            self.batches.push(Batch { pair: *pair, ecn, bytes, used, segment: 0, count: 0, open: true });
+            let pair = *pair;
+            self.batches.push(Batch { pair, ecn, bytes, used, segment: 0, count: 0, open: true, whole });
             self.batches.len() - 1
         });
         &mut self.batches[at]
@@ -301,22 +355,23 @@ impl DatagramSink for SendQueue {
         room: usize,
         fill: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) {
-        let batch = self.batch_for(pair, ecn, room);
-        let start = batch.used.end;
-        let used = batch.bytes.get_mut(start..start + room).and_then(fill).unwrap_or(0);
-        if used > 0 {
-            batch.used.end += used;
-            batch.count += 1;
-            if batch.count == 1 {
-                batch.segment = used;
-            }
-            batch.open = used == batch.segment && batch.count < MAX_SEGMENTS;
-        } else if batch.count == 0
-            // A batch without datagrams was made for this one, so it is the last.
-            && let Some(batch) = self.batches.pop()
-        {
-            self.spare.push(batch.bytes);
-        }
+        self.add(pair, ecn, room, false, fill);
+    }
+}
+
+/// Takes datagrams that must not be fragmented.
+#[derive(Debug)]
+pub(crate) struct Whole<'q>(&'q mut SendQueue);
+
+impl DatagramSink for Whole<'_> {
+    fn push(
+        &mut self,
+        pair: &CandidatePair,
+        ecn: Ecn,
+        room: usize,
+        fill: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) {
+        self.0.add(pair, ecn, room, true, fill);
     }
 }
 
@@ -358,6 +413,8 @@ fn send_batch(
         match result {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(WouldBlock),
+            // That is what was asked.
+            Err(error) if batch.whole && error.raw_os_error() == Some(libc::EMSGSIZE) => {}
             Err(error) => {
                 tracing::debug!(%error, remote = %batch.pair.remote, "datagram not sent");
                 failed += 1;
@@ -376,7 +433,7 @@ fn attempt(
     range: Range<usize>,
     segment_size: Option<usize>,
 ) -> io::Result<()> {
-    endpoint.send(&Transmit {
+    let transmit = Transmit {
         destination: batch.pair.remote,
         ecn: match batch.ecn {
             Ecn::NotEct => None,
@@ -387,7 +444,8 @@ fn attempt(
         contents: &batch.bytes[range],
         segment_size,
         src_ip: batch.pair.local,
-    })
+    };
+    endpoint.send(&transmit, batch.whole)
 }
 
 /// How one buffer of a receive came: the pair and the congestion codepoint of its datagrams.

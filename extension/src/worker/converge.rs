@@ -366,6 +366,9 @@ impl Worker {
         }
         let mtu = usize::from(config.mtu.get());
         self.driver.call(move |driver: &mut Driver| driver.node().set_mtu(mtu)).await?;
+        if let Some(members) = &mut self.members {
+            members.set_mtu(config.mtu.get());
+        }
         let withheld: Vec<String> = withheld.iter().map(ToString::to_string).collect();
         anyhow::ensure!(withheld.is_empty(), "{}", withheld.join("; "));
         Ok(())

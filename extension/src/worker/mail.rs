@@ -75,6 +75,7 @@ impl Worker {
                             }
                         });
                     }
+                    Send::Whole { to, address, payload } => driver.send_whole(&to, address, &payload),
                     Send::Hello { to, datagram } => {
                         for pair in to.iter().flat_map(|to| pairs(to, &segments, port)) {
                             driver.send_datagram(&pair, &datagram);

@@ -5,6 +5,7 @@
 
 pub(super) mod candidates;
 mod disk;
+mod full_size;
 mod sessions;
 mod shown;
 
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use ichor_mesh::control::ControlPlane;
 use ichor_mesh::crypto::RealCrypto;
+use ichor_mesh::full_size::Proofs;
 use ichor_mesh::gossip::Message;
 use ichor_mesh::join::{Destination, Profile, Via};
 use ichor_mesh::join_string::JoinString;
@@ -58,8 +60,12 @@ pub(super) struct Members {
     /// Whose session it is.
     by_key: BTreeMap<PublicKey, IdentityKey>,
     sessions: Sessions,
+    proofs: Proofs,
+    /// What members are to be answered.
+    answers: Vec<Send>,
     /// Why this node is not let in.
     obstacle: Option<String>,
+    mtu: u16,
     pub(super) changed: bool,
     pub(super) unsaved: bool,
     /// This node has become a member, which is on no disk yet.
@@ -77,6 +83,15 @@ pub(super) enum Send {
         address: Ipv6Addr,
         /// What.
         payload: Zeroizing<Vec<u8>>,
+    },
+    /// Inside the session with a peer if there is one, and in one piece.
+    Whole {
+        /// Its key.
+        to: PublicKey,
+        /// Its control address.
+        address: Ipv6Addr,
+        /// What. It holds no secret.
+        payload: Vec<u8>,
     },
     /// Outside sessions.
     Hello {
@@ -105,7 +120,10 @@ impl Members {
             config: config.clone(),
             by_key: BTreeMap::new(),
             sessions: Sessions::default(),
+            proofs: Proofs::default(),
+            answers: Vec::new(),
             obstacle: None,
+            mtu: 0,
             changed: true,
             unsaved: false,
             joined: false,
@@ -235,6 +253,7 @@ impl Members {
         match mail {
             Mail::Control { from, payload } => {
                 let identity = *self.by_key.get(from)?;
+                self.take_probe(from, payload);
                 if let Ok(Message::Pong(nonce)) = Message::decode(payload) {
                     self.sessions.answered(from, nonce, clock::now());
                 }
@@ -253,6 +272,7 @@ impl Members {
     pub(super) fn session_began(&mut self, with: &PublicKey) {
         let Some(identity) = self.by_key.get(with) else { return };
         if self.sessions.began(*with, clock::now()) {
+            self.proofs.restart(with, clock::now());
             self.membership.session_began(*identity, now());
         }
     }
@@ -266,6 +286,7 @@ impl Members {
     /// A member has another key now.
     pub(super) fn rekeyed(&mut self, old: &PublicKey, new: PublicKey) {
         self.sessions.rename(old, new);
+        self.proofs.rename(old, new);
     }
 
     /// Seconds since the Unix epoch, if the clock is believed.
@@ -278,6 +299,7 @@ impl Members {
         if self.membership.candidates() != candidates {
             tracing::info!(?candidates, "where this node may be reached");
             self.sessions.moved();
+            self.proofs.restart_all(clock::now());
             self.membership.set_candidates(candidates, now());
         }
     }
@@ -299,14 +321,15 @@ impl Members {
             let address = self.membership.roster().ula().control_address(self.by_key.get(&to)?);
             Some(Send::Control { to, address, payload: Zeroizing::new(Message::Ping(nonce).encode()) })
         });
-        let sends = ask.chain(looked.connect.into_iter().map(Send::Connect)).collect();
+        let mut sends: Vec<_> = ask.chain(looked.connect.into_iter().map(Send::Connect)).collect();
+        sends.extend(self.prove(sessions, &looked.ended, &wanted));
         self.sessions.retain(|key| self.by_key.contains_key(key));
         sends
     }
 
     /// What is to be sent. Events change what is known here.
     pub(super) fn take_sends(&mut self) -> Vec<Send> {
-        let mut sends = Vec::new();
+        let mut sends = std::mem::take(&mut self.answers);
         while let Some(output) = self.membership.poll_output() {
             match output {
                 Output::Control { to, payload } => {
@@ -346,6 +369,7 @@ impl Members {
                 );
                 if let Some(key) = self.key_of(&identity) {
                     self.sessions.try_again(&key);
+                    self.proofs.look_again(&key, clock::now());
                 }
                 self.changed = true;
             }

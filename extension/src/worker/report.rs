@@ -80,6 +80,7 @@ impl Worker {
             .map(|(member, peer)| status::Peer {
                 version: self.members.as_ref().and_then(|members| members.version_of(&peer.key)),
                 rtt_micros: self.members.as_ref().and_then(|members| members.rtt_micros(&peer.key)),
+                full_size: self.members.as_ref().and_then(|members| members.full_size(&peer.key)),
                 since: self
                     .members
                     .as_ref()

@@ -82,6 +82,7 @@ fn next_step(node: &str, part: &str) -> String {
         "membership" => "make a new join string: ichorctl token create".to_owned(),
         "member" => format!("look who waits or was refused: ichorctl -n {node} member list"),
         "peers" => format!("look at the entries that are not used: ichorctl -n {node} member list -o json"),
+        "path" => "lower mtu in ichor.yaml on all nodes, or mend the path".to_owned(),
         "socket" | "services" => {
             format!("see what else has the port: ichorctl -n {node} dmesg, or change it")
         }

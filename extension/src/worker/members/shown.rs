@@ -25,6 +25,7 @@ impl Members {
             incarnation: us.map(|us| us.id().to_string()),
             token: us.map(|us| us.grant.id.to_string()),
             members: roster.members().count(),
+            mtu: (self.mtu != 0).then_some(self.mtu),
             conflicts: roster.problems().iter().filter_map(|problem| self.conflict(problem)).collect(),
             owners: self.owners(),
             hello_key: self.membership.hello_keys().current().map(|(_, public)| hex(&public.0)),
@@ -113,7 +114,7 @@ impl Members {
         self.sessions.since(key)
     }
 
-    fn identity_of(&self, key: &PublicKey) -> Option<&IdentityKey> {
+    pub(super) fn identity_of(&self, key: &PublicKey) -> Option<&IdentityKey> {
         self.by_key.get(key)
     }
 }
