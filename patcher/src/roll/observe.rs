@@ -13,7 +13,7 @@ use super::target::Target;
 use super::{config_digest, now};
 use crate::api::{ApiError, NodeClient, UPGRADE_MARKER};
 use crate::config_update::NodeConfig;
-use crate::daemon_status;
+use crate::daemon_status::{self, DaemonStatus, Peer};
 use crate::kubernetes::Kubernetes;
 use crate::kubernetes::nodes::Node;
 
@@ -27,27 +27,29 @@ const SERVICE: &str = "ext-ichor";
 /// Looks at everything once.
 pub(crate) async fn look(targets: &[Target], kubernetes: Option<&Kubernetes>, lock: Lock) -> View {
     let at = now();
-    let nodes = join_all(targets.iter().map(|target| node(targets, target)));
+    let nodes = join_all(targets.iter().map(node));
     let listed = async {
         match kubernetes {
             Some(kubernetes) => timeout(KUBERNETES, kubernetes.nodes()).await.ok()?.ok(),
             None => None,
         }
     };
-    let (mut nodes, listed) = tokio::join!(nodes, listed);
-    for (target, node) in targets.iter().zip(&mut nodes) {
+    let (seen, listed) = tokio::join!(nodes, listed);
+    let (mut nodes, daemons): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
+    for (at, (target, node)) in targets.iter().zip(&mut nodes).enumerate() {
         node.kubernetes = listed.as_ref().and_then(|listed| in_kubernetes(target, listed));
+        node.meshed = daemons[at].as_ref().map(|daemon| Arc::new(meshed(targets, &daemons, daemon)));
     }
     View { at, nodes, lock }
 }
 
-/// Waits until every part of what one node tells is there, or its time is over.
-async fn node(targets: &[Target], target: &Target) -> NodeView {
+/// Waits until every part of what one node tells is there, or its time is over. Its daemon's part is judged apart.
+async fn node(target: &Target) -> (NodeView, Option<DaemonStatus>) {
     if target.is_given_up {
-        return NodeView::default();
+        return Default::default();
     }
     let client = target.client.clone().with_deadline(NODE);
-    let Ok(Ok(version)) = timeout(NODE, client.talos_version()).await else { return NodeView::default() };
+    let Ok(Ok(version)) = timeout(NODE, client.talos_version()).await else { return Default::default() };
     let mut view =
         NodeView { answers: true, version: Some(version.to_string().into()), ..NodeView::default() };
     let status = async { client.machine_status().await };
@@ -70,7 +72,7 @@ async fn node(targets: &[Target], target: &Target) -> NodeView {
         )
     };
     let Ok((status, boot, keys, extensions, daemon, config, mesh, etcd)) = timeout(NODE, all).await else {
-        return view;
+        return (view, None);
     };
     if let Ok(status) = status {
         view.stage = Some(match status.stage.as_str() {
@@ -93,9 +95,8 @@ async fn node(targets: &[Target], target: &Target) -> NodeView {
         let persistent = config.persistent.as_ref().unwrap_or(&config.active);
         view.persistent = Some(config_digest(&persistent.text));
     }
-    view.meshed = mesh.ok().map(|status| Arc::new(meshed(targets, &status)));
     view.etcd = etcd;
-    view
+    (view, mesh.ok())
 }
 
 fn unmet_text(name: &str, reason: &str) -> Text {
@@ -103,22 +104,28 @@ fn unmet_text(name: &str, reason: &str) -> Text {
 }
 
 /// The nodes to which a daemon has sessions that carry packets of full size.
-fn meshed(targets: &[Target], status: &daemon_status::DaemonStatus) -> BTreeSet<usize> {
-    let owns = |peer: &daemon_status::Peer, address: IpAddr| {
+fn meshed(targets: &[Target], daemons: &[Option<DaemonStatus>], daemon: &DaemonStatus) -> BTreeSet<usize> {
+    let owns = |peer: &Peer, address: IpAddr| {
         peer.allowed_ips
             .iter()
             .any(|net| net.split('/').next().and_then(|it| it.parse().ok()) == Some(address))
     };
-    let is_peer = |target: &Target, peer: &daemon_status::Peer| {
+    let is_peer = |target: &Target, peer: &Peer| {
         peer.name == target.name || target.mesh.is_some_and(|address| owns(peer, address))
     };
-    let whole = |target: &Target| {
-        status
-            .peers
-            .iter()
-            .any(|peer| is_peer(target, peer) && peer.connected && peer.full_size != Some(false))
+    let is_meshed = |at: &usize| {
+        let found = daemon.peers.iter().filter(|peer| is_peer(&targets[*at], peer));
+        found.into_iter().any(|peer| carries_all(daemon, daemons[*at].as_ref(), peer))
     };
-    (0..targets.len()).filter(|index| whole(&targets[*index])).collect()
+    (0..targets.len()).filter(is_meshed).collect()
+}
+
+/// Whether packets of full size are taken to pass to `peer`, whose own daemon is `theirs` if it told. Where both ends
+/// prove it, it has to be proven; others never tell.
+fn carries_all(ours: &DaemonStatus, theirs: Option<&DaemonStatus>, peer: &Peer) -> bool {
+    let proves = |daemon: &DaemonStatus| daemon.network.as_ref().is_some_and(|network| network.mtu.is_some());
+    let is_proven = peer.identity.is_some() && proves(ours) && theirs.is_none_or(proves);
+    peer.connected && peer.full_size.unwrap_or(!is_proven)
 }
 
 /// What the etcd member of a node says, of itself and the others.
@@ -159,4 +166,37 @@ fn in_kubernetes(target: &Target, listed: &[Node]) -> Option<Seen> {
         || listed.iter().find(|node| target.addresses.iter().any(|it| node.internal_ips.contains(it)));
     let node = by_name.or_else(by_address)?;
     Some(Seen { ready: node.is_ready, schedulable: node.is_schedulable })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon_status::Network;
+
+    #[test]
+    fn members_that_prove_their_paths_are_waited_for_and_others_are_believed() {
+        let daemon = |mtu| DaemonStatus {
+            network: Some(Network { mtu, ..Network::default() }),
+            ..DaemonStatus::default()
+        };
+        let (new, old) = (daemon(Some(1420)), daemon(None));
+        let peer = |identity: &[&str], full_size| Peer {
+            identity: identity.first().map(|it| (*it).to_owned()),
+            connected: true,
+            full_size,
+            ..Peer::default()
+        };
+        let (member, listed) = (peer(&["a"], None), peer(&[], None));
+        assert!(!carries_all(&new, Some(&new), &member), "it is still to be proven");
+        assert!(!carries_all(&new, None, &member), "who did not tell may be able to");
+        assert!(carries_all(&new, Some(&old), &member));
+        assert!(carries_all(&old, Some(&new), &member));
+        assert!(carries_all(&new, Some(&new), &listed), "nobody proves that");
+        for ends in [&new, &old] {
+            assert!(carries_all(ends, Some(ends), &peer(&["a"], Some(true))));
+            assert!(!carries_all(ends, Some(ends), &peer(&["a"], Some(false))));
+        }
+        let gone = Peer { connected: false, ..peer(&["a"], Some(true)) };
+        assert!(!carries_all(&new, Some(&new), &gone));
+    }
 }
