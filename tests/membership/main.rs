@@ -2,6 +2,7 @@
 
 mod clocks;
 mod disk;
+mod full_size;
 mod joining;
 mod keys;
 mod machines;
