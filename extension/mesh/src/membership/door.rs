@@ -84,7 +84,10 @@ impl Membership {
             Item::Settled(settled) => Some((**settled).clone()),
             _ => None,
         });
-        let Some(settled) = settled.filter(|settled| self.may_be_member(settled)) else { return };
+        // Who is a member here is no less one for an admission that counts here no more, as others may have judged since.
+        let is_fit =
+            |settled: &Settled| self.roster.is_member(&settled.identity()) || self.may_be_member(settled);
+        let Some(settled) = settled.filter(is_fit) else { return };
         let identity = settled.identity();
         let announcement = items.into_iter().find_map(|item| match item {
             Item::Announcement(item) if item.identity == identity => Some(item),

@@ -85,6 +85,30 @@ fn whom_a_member_let_in_before_it_was_revoked_another_answers_for() {
     assert!(first.roster().digests().eq(third.roster().digests()));
 }
 
+#[test]
+fn a_member_that_shows_an_admission_by_a_revoked_one_is_met_all_the_same() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    let mut third = admit(3, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    meet(&mut first, &mut third, at(6));
+    // The second hears that the first is revoked, and answers for the third, which does not hear of it.
+    let network = *first.roster().network();
+    second.act(revocation(first.identity(), &network), at(7));
+    for seconds in 8..90 {
+        second.handle_timeout(at(seconds));
+    }
+    let admitter = |roster: &Roster| roster.settled(third.identity()).map(|it| it.receipt.admitter);
+    assert_eq!(admitter(second.roster()), Some(*second.identity()));
+    assert_eq!(admitter(third.roster()), Some(*first.identity()));
+    // It looks for it, and is answered with what the third knows of itself.
+    outputs(&mut second);
+    second.handle_timeout(at(200));
+    let reply = third.handle_hello(&hello_of(&mut second), Via::Unicast, at(200)).expect("they know each other");
+    second.handle_hello(&reply, Via::Unicast, at(200));
+    assert_eq!(second.met, Some(*third.identity()));
+}
+
 fn hello_key(epoch: u64, secret: u8) -> HelloKey {
     HelloKey { epoch, secret: Secret::new([secret; 32]) }
 }
