@@ -109,6 +109,8 @@ pub struct Expect {
     pub version: Option<Text>,
     /// Extensions that must be there.
     pub extensions: Arc<BTreeSet<String>>,
+    /// Extensions that must be gone.
+    pub without: Arc<BTreeSet<String>>,
     /// Whether the mesh daemon's service must run.
     pub daemon: bool,
     /// The config, active and on the disk.

@@ -29,6 +29,8 @@ pub enum Doubt {
     Unconfirmed,
     /// Extensions that its image lacks.
     Lacks(Vec<String>),
+    /// Extensions that its image still has.
+    Still(Vec<String>),
     /// The mesh daemon does not run.
     Daemonless,
     /// Its config is not what was applied, or not on the disk too.
@@ -46,7 +48,7 @@ pub enum Doubt {
 impl Doubt {
     /// Whether waiting does not help, once the node is up and steady.
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Version { .. } | Self::Lacks(_) | Self::Config)
+        matches!(self, Self::Version { .. } | Self::Lacks(_) | Self::Still(_) | Self::Config)
     }
 }
 
@@ -105,6 +107,11 @@ pub fn lasting(expect: &Expect, node: &NodeView) -> Vec<Doubt> {
             doubts.push(Doubt::Lacks(lacks));
         }
     }
+    let has = |name: &&String| node.extensions.as_ref().is_none_or(|it| it.contains(*name));
+    let still: Vec<String> = expect.without.iter().filter(has).cloned().collect();
+    if !still.is_empty() {
+        doubts.push(Doubt::Still(still));
+    }
     if let Some(config) = expect.config
         && (node.active != Some(config) || node.persistent != Some(config))
     {
@@ -133,6 +140,7 @@ impl Doubt {
             Self::Version { runs, wanted } => format!("it runs {runs} in place of {wanted}"),
             Self::Unconfirmed => "its upgrade is not confirmed yet".to_owned(),
             Self::Lacks(names) => format!("its image lacks {}", names.join(", ")),
+            Self::Still(names) => format!("its image still has {}", names.join(", ")),
             Self::Daemonless => "the service ext-ichor does not run".to_owned(),
             Self::Config => "its config is not the one that was applied".to_owned(),
             Self::Unmeshed(gaps) => {

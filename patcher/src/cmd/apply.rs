@@ -19,7 +19,7 @@ use crate::exit::{Exit, Refusal, UsageError};
 use crate::output;
 use crate::plan::Options;
 use crate::roll::config_plan::{self, STAGES};
-use crate::roll::image_look::Looks;
+use crate::roll::image_look::{Fit, Looks};
 use crate::roll::perform::flow_of;
 use crate::roll::record;
 use crate::roll::target::Target;
@@ -172,7 +172,9 @@ impl ApplyArgs {
                 continue;
             }
             let told = target.client.version().await?.version.unwrap_or_default();
-            let judged = looks.judge(image, &target.name, &told.arch, &needs, &told.tag.parse()?).await;
+            let version = told.tag.parse()?;
+            let fit = Fit { node: &target.name, machine: &told.arch, needs, without: &[], version: &version };
+            let judged = looks.judge(image, &fit).await;
             pinned = Some(judged.map_err(|reason| Refusal { reason, advice: None })?);
         }
         Ok(pinned.or_else(|| Some(image.clone())))

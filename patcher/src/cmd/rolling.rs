@@ -317,13 +317,15 @@ pub(crate) fn unlocked(why: &str) -> Refusal {
     }
 }
 
-const fn verb(work: &Work) -> &'static str {
+fn verb(work: &Work) -> &'static str {
     use ichor_rollout::plan::How;
     match work {
         Work::Pull { .. } => "load the image on",
         Work::Configure { how: How::Live, .. } => "apply the config, without a reboot, on",
         Work::Configure { how: How::Staged, .. } => "write the config and reboot",
         Work::Configure { how: How::Tried, .. } => "try the config, and keep it if both ways work, on",
+        // It runs it already.
+        Work::Upgrade { image, .. } if image.is_empty() => "prove",
         Work::Upgrade { .. } => "install the image on, and reboot,",
         Work::Reboot => "reboot",
         Work::RollBack => "boot the former image on",

@@ -15,7 +15,7 @@ use crate::config_update::NodeConfig;
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::plan::observe::installer_of;
 use crate::roll::image_check::{self, No, Today, Wanted};
-use crate::roll::image_look::Looks;
+use crate::roll::image_look::{Fit, Looks};
 use crate::roll::target::{self, Target};
 use crate::roll::upgrade_plan::{self, Choice};
 use crate::roll::{now, observe, record};
@@ -41,6 +41,9 @@ pub struct UpgradeArgs {
     /// The digest of an image whose extensions cannot be read from here, and that has them nevertheless
     #[arg(long, value_name = "DIGEST")]
     trust_image: Option<String>,
+    /// Extensions that are to go: the new image has not to have them, and must not
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    without: Vec<String>,
     /// Leave these nodes as they are, also if they do not answer; workers among them count as unavailable
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     skip: Vec<String>,
@@ -113,6 +116,7 @@ impl UpgradeArgs {
             view: &view,
             to: &self.to,
             choices: &choices,
+            without: &self.without.iter().cloned().collect(),
             has_kubernetes: kubernetes.is_some(),
         };
         let plan = upgrade_plan::make(&source, policy);
@@ -178,8 +182,10 @@ impl UpgradeArgs {
         looks: &mut Looks,
     ) -> Result<Option<String>, Vec<String>> {
         let has_ours = |today: &Today| today.extensions.has(upgrade_plan::EXTENSION);
-        let is_mesh = all.iter().any(|today| has_ours(today));
-        if *version == self.to && (!is_mesh || has_ours(today)) {
+        let is_to_go = |name: &str| self.without.iter().any(|it| it == name);
+        let is_mesh = all.iter().any(|today| has_ours(today)) && !is_to_go(upgrade_plan::EXTENSION);
+        let goes = today.extensions.names().into_iter().any(is_to_go);
+        if *version == self.to && (!is_mesh || has_ours(today)) && !goes {
             return Ok(None);
         }
         let mut refusals = Vec::new();
@@ -199,8 +205,19 @@ impl UpgradeArgs {
         let lent = lender
             .filter(|_| is_mesh && !has_ours(today))
             .map(|lender| Today { extensions: lender.extensions.clone(), ..today.clone() });
-        let today = lent.as_ref().unwrap_or(today);
-        let image = match image_check::reference(today, wanted, &self.to) {
+        let mut today = lent.as_ref().unwrap_or(today).clone();
+        today.extensions.extensions.retain(|(name, _)| !is_to_go(name));
+        let image = match image_check::reference(&today, wanted, &self.to) {
+            // Its own schematic again.
+            Ok(image)
+                if goes && today.extensions.schematic.as_ref().is_some_and(|own| image.contains(own)) =>
+            {
+                refusals.push(format!(
+                    "{image} still has what is to go from {}: say --image or --schematic",
+                    today.node
+                ));
+                None
+            }
             Ok(image) => Some(image),
             Err(No::Refused(why)) => {
                 refusals.push(why);
@@ -209,7 +226,14 @@ impl UpgradeArgs {
             Err(No::Unknown(image)) => {
                 let mut needs = today.extensions.names();
                 needs.extend(is_mesh.then_some(upgrade_plan::EXTENSION));
-                let judged = looks.judge(&image, &today.node, &today.machine, &needs, &self.to).await;
+                let fit = Fit {
+                    node: &today.node,
+                    machine: &today.machine,
+                    needs,
+                    without: &self.without,
+                    version: &self.to,
+                };
+                let judged = looks.judge(&image, &fit).await;
                 judged.map_err(|why| refusals.push(why)).ok()
             }
         };
@@ -230,7 +254,16 @@ impl UpgradeArgs {
         }
         let content = crate::files::read_bounded(text.as_ref(), 1 << 20)
             .map_err(|error| UsageError(format!("--schematic {text}: {error}")))?;
-        wanted.schematic = Some(crate::schematic::parse(content.as_bytes())?);
+        let schematic = crate::schematic::parse(content.as_bytes())?;
+        let is_to_go =
+            |name: &String| self.without.iter().any(|it| name.rsplit('/').next() == Some(it.as_str()));
+        if let Some(name) = schematic.extensions.iter().find(|name| is_to_go(name)) {
+            return Err(UsageError(format!(
+                "--schematic {text} has {name}, and --without says that it is to go"
+            ))
+            .into());
+        }
+        wanted.schematic = Some(schematic);
         Ok(wanted)
     }
 }

@@ -90,22 +90,15 @@ impl Looks {
         found
     }
 
-    /// The reference to use for an image that a node gets, which needs these extensions.
+    /// The reference to use for an image that a node gets.
     ///
     /// # Errors
     ///
     /// Why it must not be used.
-    pub(crate) async fn judge(
-        &mut self,
-        image: &str,
-        node: &str,
-        machine: &str,
-        needs: &BTreeSet<&str>,
-        to: &TalosVersion,
-    ) -> Result<String, String> {
-        match self.at(image, machine).await {
-            Ok(contents) => judge(image, &contents, node, needs, to),
-            Err(why) => Err(image_check::unknown(node, needs, image, &why)),
+    pub(crate) async fn judge(&mut self, image: &str, fit: &Fit<'_>) -> Result<String, String> {
+        match self.at(image, fit.machine).await {
+            Ok(contents) => judge(image, &contents, fit),
+            Err(why) => Err(image_check::unknown(fit.node, &fit.needs, image, &why)),
         }
     }
 
@@ -116,26 +109,33 @@ impl Looks {
     }
 }
 
-/// The reference to use for an image on a node with these extensions: by its digest, so that what was looked at is what
-/// comes.
-///
-/// # Errors
-///
-/// Why it must not be used.
-pub(crate) fn judge(
-    image: &str,
-    contents: &InstallerContents,
-    node: &str,
-    has: &BTreeSet<&str>,
-    to: &TalosVersion,
-) -> Result<String, String> {
-    if contents.version.parse::<TalosVersion>().ok().as_ref() != Some(to) {
-        return Err(format!("{image} is of Talos {}, and not of {to}", contents.version));
+/// What an image has to be.
+#[derive(Debug)]
+pub(crate) struct Fit<'a> {
+    /// The node that it is for.
+    pub(crate) node: &'a str,
+    /// What kind of machine that is, as OCI calls it.
+    pub(crate) machine: &'a str,
+    /// Extensions that it must have.
+    pub(crate) needs: BTreeSet<&'a str>,
+    /// Extensions that it must not have.
+    pub(crate) without: &'a [String],
+    /// The version of Talos that it must be of.
+    pub(crate) version: &'a TalosVersion,
+}
+
+/// The reference to use for an image: by its digest, so that what was looked at is what comes.
+fn judge(image: &str, contents: &InstallerContents, fit: &Fit<'_>) -> Result<String, String> {
+    if contents.version.parse::<TalosVersion>().ok().as_ref() != Some(fit.version) {
+        return Err(format!("{image} is of Talos {}, and not of {}", contents.version, fit.version));
     }
-    let lacks: Vec<&str> =
-        has.iter().filter(|name| !contents.extensions.contains_key(**name)).copied().collect();
+    let has = |name: &str| contents.extensions.contains_key(name);
+    let lacks: Vec<&str> = fit.needs.iter().copied().filter(|name| !has(name)).collect();
     if !lacks.is_empty() {
-        return Err(format!("{image} lacks {}, for {node}", lacks.join(", ")));
+        return Err(format!("{image} lacks {}, for {}", lacks.join(", "), fit.node));
+    }
+    if let Some(name) = fit.without.iter().find(|name| has(name)) {
+        return Err(format!("{image} still has {name}"));
     }
     let mut reference: Reference = image.parse().map_err(|error| format!("{error}"))?;
     reference.tag = None;
@@ -160,15 +160,18 @@ mod tests {
 
     #[test]
     fn an_image_is_taken_by_its_digest_and_one_that_lacks_something_is_not() {
-        let (to, image) = ("v1.14.1".parse().unwrap(), "registry.example/installer:v1.14.1");
-        let has = BTreeSet::from(["ichor", "iscsi-tools"]);
+        let (version, image) = ("v1.14.1".parse().unwrap(), "registry.example/installer:v1.14.1");
+        let needs = BTreeSet::from(["ichor", "iscsi-tools"]);
+        let fit = Fit { node: "cp-1", machine: "amd64", needs, without: &[], version: &version };
         let whole = contents(&["ichor", "iscsi-tools", "more"]);
-        let pinned = judge(image, &whole, "cp-1", &has, &to).unwrap();
+        let pinned = judge(image, &whole, &fit).unwrap();
         assert_eq!(pinned, format!("registry.example/installer@{}", whole.digest));
-        let lacking = judge(image, &contents(&["ichor"]), "cp-1", &has, &to).unwrap_err();
+        let lacking = judge(image, &contents(&["ichor"]), &fit).unwrap_err();
         assert_eq!(lacking, "registry.example/installer:v1.14.1 lacks iscsi-tools, for cp-1");
-        let other = judge(image, &whole, "cp-1", &has, &"v1.14.2".parse().unwrap()).unwrap_err();
-        assert!(other.contains("is of Talos v1.14.1"), "{other}");
+        let without = Fit { without: &["more".to_owned()], needs: fit.needs.clone(), ..fit };
+        assert!(judge(image, &whole, &without).unwrap_err().contains("still has more"));
+        let other = Fit { version: &"v1.14.2".parse().unwrap(), ..fit };
+        assert!(judge(image, &whole, &other).unwrap_err().contains("is of Talos v1.14.1"));
     }
 
     #[tokio::test]

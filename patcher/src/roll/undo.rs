@@ -153,7 +153,8 @@ impl Undo {
             }
         }
         if stages.iter().any(|stage| &*stage.name == "undo mesh") {
-            left.insert("the extension is still in the image; it has no config and does nothing".to_owned());
+            left.insert("the extension is still in the image, without a config: ichorctl upgrade --to VERSION --image INSTALLER --without ichor \
+                 takes it out".to_owned());
         }
         let nodes =
             targets.iter().map(|it| Node { name: it.name.as_str().into(), votes: it.votes }).collect();

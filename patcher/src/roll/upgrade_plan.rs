@@ -22,6 +22,8 @@ pub(crate) struct Source<'a> {
     pub(crate) to: &'a TalosVersion,
     /// What was chosen for each node; none for those that are left out.
     pub(crate) choices: &'a [Option<Choice>],
+    /// Extensions that are to go.
+    pub(crate) without: &'a BTreeSet<String>,
     /// Whether Kubernetes can be asked.
     pub(crate) has_kubernetes: bool,
 }
@@ -71,13 +73,17 @@ pub(crate) fn make(source: &Source<'_>, policy: Policy) -> Rollout {
         source.targets.iter().map(|it| Node { name: it.name.as_str().into(), votes: it.votes }).collect();
     let images = source.choices.iter().flatten().flat_map(|choice| &choice.image);
     let images: Vec<&str> = images.map(String::as_str).collect();
-    let goal = digest_of(format!("upgrade {} {}", source.to, images.join(" ")).as_bytes());
+    let goal =
+        digest_of(format!("upgrade {} {} {:?}", source.to, images.join(" "), source.without).as_bytes());
     Rollout { goal, nodes, stages, policy }
 }
 
 impl Source<'_> {
     /// Whether the extension is on any node: then it belongs on all, also on one that has lost it.
     fn is_mesh(&self) -> bool {
+        if self.without.contains(EXTENSION) {
+            return false;
+        }
         let has = |node: &ichor_rollout::view::NodeView| {
             node.extensions.as_ref().is_some_and(|extensions| extensions.contains(EXTENSION))
         };
@@ -95,6 +101,7 @@ impl Source<'_> {
         // What the node has it keeps: an image without it takes the mesh, and more, from it.
         let mut extensions: BTreeSet<String> =
             seen.extensions.iter().flat_map(|it| it.iter().cloned()).collect();
+        extensions.retain(|name| !self.without.contains(name));
         extensions.extend(self.is_mesh().then(|| EXTENSION.to_owned()));
         let flow =
             if choice.is_legacy { Flow::Legacy } else { flow_of(&Capabilities::of(choice.version.clone())) };
@@ -102,8 +109,9 @@ impl Source<'_> {
             version: Some(self.to.to_string().into()),
             daemon: extensions.contains(EXTENSION),
             extensions: Arc::new(extensions),
+            without: Arc::new(self.without.clone()),
             config: seen.active.filter(|active| seen.persistent == Some(*active)),
-            meshed: seen.meshed.clone().unwrap_or_default(),
+            meshed: seen.meshed.clone().filter(|_| self.is_mesh()).unwrap_or_default(),
             advertised: None,
             kubernetes: self.has_kubernetes && seen.kubernetes.is_some(),
         };

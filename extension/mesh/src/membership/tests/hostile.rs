@@ -104,7 +104,8 @@ fn a_member_that_shows_an_admission_by_a_revoked_one_is_met_all_the_same() {
     // It looks for it, and is answered with what the third knows of itself.
     outputs(&mut second);
     second.handle_timeout(at(200));
-    let reply = third.handle_hello(&hello_of(&mut second), Via::Unicast, at(200)).expect("they know each other");
+    let reply =
+        third.handle_hello(&hello_of(&mut second), Via::Unicast, at(200)).expect("they know each other");
     second.handle_hello(&reply, Via::Unicast, at(200));
     assert_eq!(second.met, Some(*third.identity()));
 }
