@@ -114,3 +114,30 @@ fn a_path_that_fragments_is_told_though_packets_arrive() {
         Ok(())
     });
 }
+
+#[test]
+fn in_a_small_network_all_pairs_are_proven_without_traffic() {
+    // On a ring of seven each is next to all; of eight not.
+    let names: Vec<String> =
+        ["a"].into_iter().map(str::to_owned).chain((2..=8).map(|n| format!("n-{n}"))).collect();
+    let nodes = names.iter().map(NodeSpec::new).collect();
+    let op = NodeSpec { daemon: false, ..NodeSpec::new("op") };
+    let site = |name: &str, nodes| Site { nodes, ..Site::new(name, Nat::None) };
+    with_network_in(
+        network_of(vec![site("here", nodes), site("office", vec![op])]),
+        async |lab, operator| {
+            let nodes: Vec<_> = names.iter().map(|name| lab.node(name)).collect();
+            for node in &nodes {
+                operator.admit(node).await?;
+            }
+            let proven = |status: &Status| {
+                status.peers.len() == names.len() - 1
+                    && status.peers.iter().all(|peer| peer.connected && peer.full_size == Some(true))
+            };
+            for node in &nodes {
+                until_status_in(node, PATIENCE, proven).await?;
+            }
+            Ok(())
+        },
+    );
+}
