@@ -5,7 +5,7 @@
 
 mod store;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +55,8 @@ struct Shared {
     simulation: Simulation,
     store: Mutex<Store>,
     requests: Mutex<VecDeque<String>>,
+    /// Nodes whose kubelets say nothing.
+    silent: Mutex<BTreeSet<String>>,
     mode: watch::Sender<Mode>,
     /// The mode that the last request met.
     asked: watch::Sender<Option<Mode>>,
@@ -67,6 +69,7 @@ impl Kubernetes {
             simulation,
             store: Mutex::default(),
             requests: Mutex::default(),
+            silent: Mutex::default(),
             mode: watch::Sender::new(Mode::Answers),
             asked: watch::Sender::new(None),
         }))
@@ -105,6 +108,16 @@ impl Kubernetes {
     /// Changes whether it answers.
     pub fn switch(&self, mode: Mode) {
         self.0.mode.send_replace(mode);
+    }
+
+    /// Silences the kubelet of a node, which is not ready then, or lets it speak again.
+    pub fn silence(&self, node: &str, is_silent: bool) {
+        let mut silent = lock(&self.0.silent);
+        if is_silent {
+            silent.insert(node.to_owned());
+        } else {
+            silent.remove(node);
+        }
     }
 
     /// Adds a pod, or replaces the one of its name by another.
@@ -231,7 +244,10 @@ impl Kubernetes {
     }
 
     fn answer(&self, ask: &Ask<'_>) -> store::Answer {
-        let nodes = self.0.simulation.look(nodes);
+        let mut nodes = self.0.simulation.look(nodes);
+        let silent = lock(&self.0.silent);
+        nodes.iter_mut().for_each(|node| node.is_ready &= !silent.contains(&node.name));
+        drop(silent);
         let mut store = lock(&self.0.store);
         store.observe(nodes);
         store.answer(ask)

@@ -15,4 +15,4 @@ mod simulation;
 pub use pki::{Pki, PkiError};
 pub use role::Role;
 pub use server::PORT;
-pub use simulation::{Directory, Simulation, SimulationError};
+pub use simulation::{Call, Directory, Simulation, SimulationError};

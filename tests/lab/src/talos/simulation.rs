@@ -1,13 +1,16 @@
 //! A cluster of simulated nodes with a clock, certificates, and a way to find each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
 use tokio::sync::watch;
 
-use super::model::{Cluster, ClusterSpec, Effect, Fate};
+use super::model::{Cluster, ClusterSpec, Effect, Fate, Node};
 use super::pki::{Pki, PkiError};
 use super::role::Role;
 use super::server::PORT;
@@ -53,6 +56,38 @@ struct Shared {
     fingerprints: Mutex<BTreeMap<String, String>>,
     kubernetes: Mutex<Option<SocketAddr>>,
     changed: watch::Sender<u64>,
+    calls: Mutex<VecDeque<Call>>,
+    witnesses: Mutex<Witnesses>,
+    links: Mutex<Links>,
+}
+
+/// Connections between nodes: from which one, to whom by which name, and where that is.
+pub(crate) type Links = HashMap<(String, String, SocketAddr), SendRequest<Incoming>>;
+
+/// How many calls are remembered.
+const MAX_CALLS: usize = 10_000;
+
+/// A call that came to a node and may change something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The node.
+    pub node: String,
+    /// The method, such as `Reboot`.
+    pub method: String,
+    /// Whether the node was trying a config when it came.
+    pub on_trial: bool,
+}
+
+/// Somebody who sees each change.
+type Witness = Box<dyn FnMut(&Cluster) + Send>;
+
+#[derive(Default)]
+struct Witnesses(Vec<Witness>);
+
+impl fmt::Debug for Witnesses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Witnesses({})", self.0.len())
+    }
 }
 
 impl Simulation {
@@ -70,7 +105,15 @@ impl Simulation {
             fingerprints: Mutex::default(),
             kubernetes: Mutex::default(),
             changed: watch::Sender::new(0),
+            calls: Mutex::default(),
+            witnesses: Mutex::default(),
+            links: Mutex::default(),
         })))
+    }
+
+    /// Tells the nodes one more name or address under which they find one of them.
+    pub fn add_to_directory(&self, name: impl Into<String>, address: SocketAddr) {
+        lock(&self.0.directory).add(name, address);
     }
 
     /// Tells the nodes where they find each other.
@@ -113,9 +156,33 @@ impl Simulation {
 
     /// Changes something; whoever waits for changes looks again.
     pub fn change<R>(&self, f: impl FnOnce(&mut Cluster, Duration) -> R) -> R {
-        let result = f(&mut lock(&self.0.cluster), now());
+        let mut cluster = lock(&self.0.cluster);
+        let result = f(&mut cluster, now());
+        lock(&self.0.witnesses).0.iter_mut().for_each(|witness| witness(&cluster));
+        drop(cluster);
         self.notify();
         result
+    }
+
+    /// Shows the cluster to `witness` after each change, none left out, before anybody else sees it. It must not use
+    /// the simulation itself.
+    pub fn witness(&self, witness: impl FnMut(&Cluster) + Send + 'static) {
+        lock(&self.0.witnesses).0.push(Box::new(witness));
+    }
+
+    /// The last 10,000 calls that may change something, in the order in which they came to their nodes.
+    pub fn calls(&self) -> Vec<Call> {
+        lock(&self.0.calls).iter().cloned().collect()
+    }
+
+    /// Remembers a call to a node.
+    pub(crate) fn record(&self, node: &str, method: &str) {
+        let on_trial = self.look(|cluster| cluster.node(node).is_ok_and(Node::is_on_trial));
+        let mut calls = lock(&self.0.calls);
+        if calls.len() == MAX_CALLS {
+            calls.pop_front();
+        }
+        calls.push_back(Call { node: node.to_owned(), method: method.to_owned(), on_trial });
     }
 
     /// Looks at the cluster.
@@ -172,6 +239,10 @@ impl Simulation {
 
     pub(crate) fn pki(&self) -> &Pki {
         &self.0.pki
+    }
+
+    pub(crate) fn links(&self) -> MutexGuard<'_, Links> {
+        lock(&self.0.links)
     }
 
     pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {

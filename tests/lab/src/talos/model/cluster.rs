@@ -237,6 +237,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Damages the disk of a node: its next boot finds this config there, as when a file system loses what was written
+    /// last.
+    ///
+    /// # Errors
+    ///
+    /// NotFound, and InvalidArgument for what no node of its line takes.
+    pub fn tear_config(&mut self, node: &str, config: &str) -> Result<(), Refusal> {
+        let rules = self.rules.clone();
+        let node = self.node_mut(node)?;
+        let config = Config::read(config.as_bytes(), node.line(), &*rules).map_err(Refusal::invalid)?;
+        node.torn = Some(config);
+        Ok(())
+    }
+
     /// Adds a line to the log of a service.
     ///
     /// # Errors

@@ -247,6 +247,11 @@ impl Config {
         self.documents.iter().filter(move |document| text(document, "kind") == Some(kind))
     }
 
+    /// Whether what no rule of its firewall allows is dropped.
+    pub(crate) fn blocks(&self) -> bool {
+        self.document("NetworkDefaultActionConfig").any(|document| text(document, "ingress") == Some("block"))
+    }
+
     /// What Talos finds wrong with what the config says, all of it in one text.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let mut errors = Vec::new();

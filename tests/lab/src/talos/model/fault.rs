@@ -12,6 +12,8 @@ use super::refusal::Refusal;
 pub struct Faults {
     /// Its port takes connections, and nobody answers.
     pub dead: bool,
+    /// So it is while its config drops what no rule of its firewall allows: the rules have left out whoever calls.
+    pub shut_out: bool,
     /// Its etcd starts so long after each boot.
     pub etcd_delay: Duration,
     /// It takes so much longer to boot.

@@ -136,6 +136,8 @@ pub struct Node {
     pub(super) wiping: Option<Wiping>,
     /// Whether the data of its etcd was lost since somebody asked.
     pub(super) lost_data: bool,
+    /// What its next boot finds on its disk in place of its config.
+    pub(super) torn: Option<Config>,
     /// What was uploaded for recovery.
     pub(super) uploaded: Option<Upload>,
     pub(super) faults: Faults,
@@ -190,6 +192,7 @@ impl Node {
             installation: None,
             wiping: None,
             lost_data: false,
+            torn: None,
             uploaded: None,
             faults: Faults::default(),
             reboots_by_apply: false,
@@ -257,7 +260,17 @@ impl Node {
 
     /// Whether its port takes connections that nobody answers.
     pub fn is_dead(&self) -> bool {
-        self.faults.dead
+        self.faults.dead || (self.faults.shut_out && self.active.as_ref().is_some_and(Config::blocks))
+    }
+
+    /// Whether it takes its config back by itself unless it is kept.
+    pub fn is_on_trial(&self) -> bool {
+        self.revert.is_some()
+    }
+
+    /// Whether a service of it runs.
+    pub fn has_service(&self, id: &str) -> bool {
+        self.services.is_running(id)
     }
 
     /// What it is doing.

@@ -196,6 +196,9 @@ impl Node {
         self.revert = None;
         self.reboots_by_apply = false;
         self.was_ready = false;
+        if let Some(torn) = self.torn.take() {
+            self.persistent = Some(torn);
+        }
         self.active = self.persistent.clone();
         self.events = Events::default();
         self.dmesg = Log::default();

@@ -91,6 +91,9 @@ impl NodeApi {
         request.extensions_mut().insert(Caller { roles });
         let lost = || Status::unavailable("error reading from server: EOF");
         let method = path.rsplit('/').next().unwrap_or_default();
+        if !needed(&path).contains(&Role::Reader) && method != "Read" {
+            self.simulation.record(&self.node, method);
+        }
         match self.simulation.fate(&self.node, method) {
             Fate::Answered => self.dispatch(&path, request).await,
             Fate::Refused(refusal) => Err(refusal.into()),
@@ -169,6 +172,7 @@ impl NodeApi {
         };
         let address = self.simulation.directory().find(host);
         let address = address.ok_or_else(|| unavailable(format!("dial tcp: lookup {host}: no such host")))?;
+        let link = (self.node.to_string(), host.to_owned(), address);
         let failed = |cause: &str| unavailable(format!("dial tcp {address}: {cause}"));
         let connect = async {
             let stream = TcpStream::connect(address).await.map_err(|error| failed(&go_error(&error)))?;
@@ -180,10 +184,18 @@ impl NodeApi {
             let builder = http2::Builder::new(TokioExecutor::new());
             builder.handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error.to_string()))
         };
-        let connected = tokio::time::timeout(DIAL_LIMIT, connect).await;
-        let (mut sender, connection) = connected.map_err(|_elapsed| failed("i/o timeout"))??;
-        // It ends with the last stream on it.
-        tokio::spawn(connection);
+        // Nodes keep their connections to each other.
+        let kept = self.simulation.links().get(&link).filter(|sender| !sender.is_closed()).cloned();
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => {
+                let connected = tokio::time::timeout(DIAL_LIMIT, connect).await;
+                let (sender, connection) = connected.map_err(|_elapsed| failed("i/o timeout"))??;
+                tokio::spawn(connection);
+                self.simulation.links().insert(link, sender.clone());
+                sender
+            }
+        };
         let (mut parts, body) = request.into_parts();
         parts.headers.remove("node");
         let authority = parts.uri.authority().map_or("apid", |authority| authority.as_str()).to_owned();
