@@ -289,7 +289,9 @@ pub async fn apply(
     }
     let applied = send(node, text, options).await?;
     if !options.dry_run {
-        prove(node, before, text, applied.mode).await?;
+        // After its trial a config is not shown any more.
+        let patience = options.try_timeout.map_or(SETTLE, |trial| trial.min(SETTLE));
+        prove(node, before, text, applied.mode, patience).await?;
     }
     Ok(applied)
 }
@@ -310,7 +312,13 @@ pub async fn send(node: &NodeClient, text: &str, options: ApplyOptions) -> Resul
 }
 
 /// Waits until the node shows `text` where `mode` puts it, and nowhere else.
-async fn prove(node: &NodeClient, before: &NodeConfig, text: &str, mode: Mode) -> Result<(), UpdateError> {
+async fn prove(
+    node: &NodeClient,
+    before: &NodeConfig,
+    text: &str,
+    mode: Mode,
+    patience: Duration,
+) -> Result<(), UpdateError> {
     let stays = before.persistent_text();
     let (active, persistent): (&str, Option<&str>) = match mode {
         Mode::NoReboot | Mode::Auto => (text, stays.map(|_| text)),
@@ -319,7 +327,7 @@ async fn prove(node: &NodeClient, before: &NodeConfig, text: &str, mode: Mode) -
         // The node goes away.
         Mode::Reboot => return Ok(()),
     };
-    let deadline = Instant::now() + SETTLE;
+    let deadline = Instant::now() + patience;
     loop {
         let problem = match NodeConfig::read_at(node, Step::Verify).await {
             Ok(now) if now.active.text.as_str() != active => unproven(node, "active"),

@@ -3,6 +3,8 @@
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
 /// Keeps Ctrl-C from ending the program for as long as it lives: the terminal sends it to an editor and to us alike,
@@ -24,19 +26,39 @@ impl Drop for Hold {
     }
 }
 
-/// Waits for whoever wants a run to end at the next good moment: Ctrl-C, or the SIGTERM of a pod that is deleted.
-pub(crate) async fn asked_to_end() {
-    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok();
-    let term = async {
-        match &mut terminated {
-            Some(signal) => drop(signal.recv().await),
-            None => pending().await,
+/// Whoever wants a run to end at the next good moment: Ctrl-C, or the SIGTERM of a pod that is deleted. What comes while
+/// nobody waits is not lost.
+#[derive(Debug)]
+pub(crate) struct EndRequests {
+    interrupted: Option<Signal>,
+    terminated: Option<Signal>,
+}
+
+impl EndRequests {
+    /// Begins to listen.
+    pub(crate) fn listen() -> Self {
+        Self {
+            interrupted: signal(SignalKind::interrupt()).ok(),
+            terminated: signal(SignalKind::terminate()).ok(),
         }
-    };
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => if result.is_err() { pending().await },
-        () = term => {}
     }
+
+    /// Waits for the next one. Never ends where the system does not tell of any.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            () = received(&mut self.interrupted) => {}
+            () = received(&mut self.terminated) => {}
+        }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    if let Some(signal) = signal
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    pending().await
 }
 
 /// Waits for a Ctrl-C that is meant for us. Never ends where the system does not tell of any.

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ichor_lab::cli::{Guest, Joined, Network, Operator, ToJoin, Work};
 use ichor_lab::talos::model::{ConfigRules, Line};
 use ichor_proto::talos::machine::apply_configuration_request::Mode;
+use ichor_rollout::view::{Lock, NodeView};
 use zeroize::Zeroizing;
 
 use crate::api::{ApplyOptions, NodeClient};
@@ -20,6 +22,8 @@ use crate::config_update::{self, NodeConfig, UpdateError};
 use crate::patch::conflict::contradictions;
 use crate::patch::{self, PatchArg, TalosLine};
 use crate::plan::{Options, Plan};
+use crate::roll::observe;
+use crate::roll::target::Target;
 use crate::talosconfig::TalosConfig;
 
 /// The strict reader of machine configs for simulated nodes: they take what the official library of their line takes,
@@ -205,6 +209,45 @@ async fn plan(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Plan> {
     let plan = make(cluster, &observed, Options::default())?;
     anyhow::ensure!(!tell_refusals(&plan), "the plan is refused");
     Ok(plan)
+}
+
+/// A look at nodes, as rollouts look.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// How long it took.
+    pub time: Duration,
+    /// How many of the nodes told all that they were asked, but for what only some have.
+    pub answered: usize,
+}
+
+/// Looks once at the workers or control planes `nodes`.
+///
+/// # Errors
+///
+/// When the talosconfig cannot be read.
+pub async fn look(talosconfig: &Path, nodes: &[&str]) -> anyhow::Result<Look> {
+    let connection = Connection { talosconfig: Some(talosconfig.to_owned()), ..Connection::default() };
+    let session = connection.session()?;
+    let target = |node: &&str| {
+        let addresses = vec![node.parse().with_context(|| format!("{node} is no address"))?];
+        let client = session.node(node)?;
+        Ok(Target {
+            name: (*node).to_owned(),
+            client,
+            votes: false,
+            mesh: None,
+            addresses,
+            is_given_up: false,
+        })
+    };
+    let targets: Vec<Target> = nodes.iter().map(target).collect::<anyhow::Result<_>>()?;
+    let began = Instant::now();
+    let view = observe::look(&targets, None, Lock::Waived).await;
+    let time = began.elapsed();
+    let is_told = |node: &&NodeView| {
+        node.answers && node.boot.is_some() && node.active.is_some() && node.extensions.is_some()
+    };
+    Ok(Look { time, answered: view.nodes.iter().filter(is_told).count() })
 }
 
 #[cfg(test)]

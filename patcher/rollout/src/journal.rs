@@ -94,6 +94,8 @@ pub struct Journal {
     run: Option<Duration>,
     changed: Duration,
     concluded: Option<Duration>,
+    /// Whether a call was made in this run that changes something.
+    has_begun: bool,
     /// What this process saw. It is not written down: the next process looks for itself.
     pub(crate) watch: Watch,
 }
@@ -213,9 +215,9 @@ impl Journal {
         self.nodes.get(node).is_some_and(|log| log.open.is_some())
     }
 
-    /// Whether anything was begun with any node in this run.
+    /// Whether any call was made in this run that changes something.
     pub fn has_begun(&self) -> bool {
-        self.nodes.values().any(|log| log.attempts > 0)
+        self.has_begun
     }
 
     /// The nodes that were left in the middle of something.
@@ -232,9 +234,9 @@ impl Journal {
         })
     }
 
-    /// Whether anything was proven to be done for this node in this run.
-    pub fn is_concluded(&self, node: &str) -> bool {
-        self.nodes.get(node).is_some_and(|log| !log.concluded.is_empty())
+    /// Whether this work was proven to be done on this node in this run.
+    pub fn is_concluded(&self, node: &str, work: Digest) -> bool {
+        self.nodes.get(node).is_some_and(|log| log.concluded.contains(&work))
     }
 
     /// Whether a call on this node is under way.
@@ -281,6 +283,7 @@ impl Journal {
 
     fn on_run(&mut self, at: Duration) {
         self.run = Some(at);
+        self.has_begun = false;
         self.changed = self.changed.max(at);
         self.watch = Watch::default();
         for log in self.nodes.values_mut() {
@@ -310,6 +313,7 @@ impl Journal {
         anew: bool,
     ) {
         self.changed = self.changed.max(at);
+        self.has_begun |= changes(&call);
         let log = self.nodes.entry(node).or_default();
         log.flying = Some(call.clone());
         log.cordoned |= &*call == Call::Drain.name();
@@ -337,9 +341,10 @@ impl Journal {
         let Some(log) = self.nodes.get_mut(node) else { return };
         log.flying.take_if(|flying| flying == call);
         if &**call == Call::Conclude.name() {
-            self.concluded = Some(at);
             if let Some(work) = log.concluding.take() {
-                log.open.take_if(|attempt| attempt.work == work);
+                if log.open.take_if(|attempt| attempt.work == work).is_some() {
+                    self.concluded = Some(at);
+                }
                 log.pull.take_if(|attempt| attempt.work == work);
                 log.concluded.push(work);
             }
@@ -377,6 +382,11 @@ impl Made {
     pub(crate) fn is_done(&self) -> bool {
         self.outcome == Some(Ended::Done)
     }
+}
+
+fn changes(call: &str) -> bool {
+    ![Call::Pull.name(), Call::Snapshot { from: 0 }.name(), Call::CheckWays.name(), Call::Conclude.name()]
+        .contains(&call)
 }
 
 fn is_disruptive(call: &str) -> bool {

@@ -25,7 +25,7 @@ use crate::roll::record;
 use crate::roll::target::Target;
 use crate::roll::undo::{Extent, Undo};
 use crate::roll::upgrade_plan::EXTENSION;
-use crate::roll::{now, observe, target};
+use crate::roll::{now, observe, show, target};
 
 /// Flags of `apply`.
 #[derive(Args, Debug)]
@@ -114,7 +114,8 @@ impl ApplyArgs {
         }
         // Also where nothing is left to do, what an earlier run left in the middle of something has to be proven.
         if plan.order.is_empty() && journal.open_nodes().is_empty() {
-            output::note("nothing to do: every node is as the file says");
+            let text = "nothing to do: every node is as the file says".to_owned();
+            show::short_ending(self.rolling.output, "nothing to do", text);
             return Ok(Exit::Done);
         }
         let targets = target::of_cluster(&cluster, &nodes)?;
@@ -208,7 +209,7 @@ impl ApplyArgs {
         }
         let made = undo.make(extent, self.only.as_deref(), &targets, &configs, &view, policy);
         if made.rollout.stages.is_empty() && made.left.is_empty() {
-            output::note("nothing to undo");
+            show::short_ending(self.rolling.output, "nothing to do", "nothing to undo".to_owned());
             return Ok(Exit::Done);
         }
         let prepared = Prepared {

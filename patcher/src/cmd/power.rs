@@ -15,7 +15,7 @@ use crate::api::{EPHEMERAL, Reset, Wipe};
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::output;
 use crate::roll::target::{self, Target};
-use crate::roll::{digest_of, observe};
+use crate::roll::{digest_of, observe, show};
 use crate::snapshot;
 
 /// Which nodes.
@@ -210,7 +210,7 @@ impl ResetArgs {
             let _ = lock.release().await;
         }
         result?;
-        output::note(&format!("{}: resetting", self.name));
+        show::short_ending(self.rolling.output, "done", format!("{}: resetting", self.name));
         if is_voter && self.system_labels_to_wipe.iter().any(|label| label == EPHEMERAL) && self.reboot {
             output::note(&format!("next: ichorctl etcd members, until {} is one again", self.name));
         }

@@ -14,6 +14,7 @@ use ichor_rollout::view::View;
 use super::connection::Connection;
 use crate::duration;
 use crate::exit::{Exit, Refusal, UsageError};
+use crate::kubernetes::drain::Patience;
 use crate::kubernetes::lease::{self, Lock, LockError};
 use crate::kubernetes::{API_SERVER_PORT, Access, Kubernetes};
 use crate::output::{self, Format};
@@ -23,7 +24,7 @@ use crate::roll::perform::Hands;
 use crate::roll::record::{self, Record, folder};
 use crate::roll::show::Show;
 use crate::roll::target::Target;
-use crate::transport::Endpoint;
+use crate::transport::{Endpoint, EndpointError};
 
 /// Flags of commands that change a cluster node by node.
 #[derive(Args, Debug, Clone)]
@@ -59,6 +60,12 @@ pub(crate) struct Rolling {
     /// How long is waited for etcd before a control plane is touched
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "5m")]
     pub(crate) gate_timeout: Duration,
+    /// How long pods may take to leave a node; after that the run stops, as a budget of theirs does not let them go
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "5m")]
+    pub(crate) drain_timeout: Duration,
+    /// How long a config that may lock us out is tried: unless it is kept by then the node takes it back by itself
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "1m")]
+    pub(crate) trial: Duration,
     /// Try the plan on so many simulated clusters with faults, before or in place of the real one
     #[arg(long, value_name = "N")]
     pub(crate) simulate: Option<u64>,
@@ -109,6 +116,7 @@ impl Rolling {
             soak: self.soak,
             boot: self.boot_timeout,
             gate: self.gate_timeout,
+            trial: self.trial,
             pause: self.pause_between,
             ..Policy::default()
         })
@@ -121,7 +129,7 @@ impl Rolling {
         }
         let mut hosts: Vec<Endpoint> = Vec::new();
         match &self.kubernetes {
-            Some(host) => hosts.push(Endpoint::new(host, API_SERVER_PORT)?),
+            Some(host) => hosts.push(api_server(host)?),
             None => {
                 let names = targets.iter().filter(|target| target.votes).map(|target| target.client.name());
                 hosts.extend(names.filter_map(|name| Endpoint::new(name, API_SERVER_PORT).ok()));
@@ -283,6 +291,7 @@ impl Prepared {
         };
         let stamp = crate::roll::now().as_secs();
         let show = Show::new(is_json, Some(self.folder.join(format!("report-{stamp}.json"))));
+        let (teller, news) = tokio::sync::mpsc::unbounded_channel();
         let hands = Hands {
             targets: self.targets.into(),
             kubernetes,
@@ -290,8 +299,11 @@ impl Prepared {
             texts: Arc::new(self.texts),
             snapshots: self.folder.join("snapshots"),
             trusted: self.trusted.map(Into::into),
+            trial: self.plan.policy.trial,
+            patience: Patience { budget: rolling.drain_timeout, ..Patience::default() },
+            news: teller,
         };
-        Rollout { plan: self.plan, hands, record, journal, lock, show }.run().await
+        Rollout { plan: self.plan, hands, record, journal, lock, show, news }.run().await
     }
 }
 
@@ -317,6 +329,12 @@ pub(crate) fn unlocked(why: &str) -> Refusal {
     }
 }
 
+/// `HOST`, `HOST:PORT` or a URL, at the port of the Kubernetes API where it names none.
+fn api_server(text: &str) -> Result<Endpoint, EndpointError> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    Endpoint::new(bare, API_SERVER_PORT).or_else(|_has_a_port| text.parse())
+}
+
 fn verb(work: &Work) -> &'static str {
     use ichor_rollout::plan::How;
     match work {
@@ -330,5 +348,27 @@ fn verb(work: &Work) -> &'static str {
         Work::Reboot => "reboot",
         Work::RollBack => "boot the former image on",
         Work::ProveMesh => "prove the mesh between",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubernetes_api_may_be_named_with_and_without_its_port() {
+        for (text, host, port) in [
+            ("10.0.0.1", "10.0.0.1", 6443),
+            ("kube.example", "kube.example", 6443),
+            ("fd00::1", "fd00::1", 6443),
+            ("[fd00::1]", "fd00::1", 6443),
+            ("[fd00::1]:7443", "fd00::1", 7443),
+            ("kube.example:7443", "kube.example", 7443),
+            ("https://kube.example:7443", "kube.example", 7443),
+        ] {
+            let endpoint = api_server(text).unwrap();
+            assert_eq!((endpoint.host(), endpoint.port()), (host, port), "{text}");
+        }
+        assert!(api_server("kube.example:port").is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! `upgrade`: another version of Talos on all nodes, without ever losing the quorum of etcd.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
@@ -10,7 +11,7 @@ use super::cluster_file;
 use super::connection::Connection;
 use super::plan::nodes::Nodes;
 use super::rolling::{Prepared, Rolling};
-use crate::api::{Capabilities, Support, TalosVersion};
+use crate::api::{ApiError, Capabilities, Support, TalosVersion};
 use crate::config_update::NodeConfig;
 use crate::exit::{Exit, Refusal, UsageError};
 use crate::plan::observe::installer_of;
@@ -19,6 +20,9 @@ use crate::roll::image_look::{Fit, Looks};
 use crate::roll::target::{self, Target};
 use crate::roll::upgrade_plan::{self, Choice};
 use crate::roll::{now, observe, record};
+
+/// How long a node may take to tell what it runs.
+const READ: Duration = Duration::from_secs(10);
 
 /// Flags of `upgrade`.
 #[derive(Args, Debug)]
@@ -91,20 +95,20 @@ impl UpgradeArgs {
                 return Err(UsageError(format!("--skip {name}: there is no such node")).into());
             }
         }
-        let read = loop {
+        let (read, view) = loop {
             let nodes = targets.iter().map(|target| async {
                 if self.skip.contains(&target.name) { Ok(None) } else { read(target).await.map(Some) }
             });
-            match join_all(nodes).await.into_iter().collect::<anyhow::Result<Vec<_>>>() {
-                Ok(read) => break read,
-                Err(error) if !self.rolling.waits_for(&journal, began, &mut told).await => {
-                    crate::output::note("nothing was changed: --skip NODE leaves out what does not answer");
-                    return Err(error);
-                }
-                Err(_) => {}
+            let looking = observe::look(&targets, kubernetes.as_ref(), Lock::Waived);
+            let (read, view) = tokio::join!(join_all(nodes), looking);
+            let (known, unknown): (Vec<_>, Vec<_>) = read.into_iter().partition(Result::is_ok);
+            if unknown.is_empty() {
+                break (known.into_iter().flatten().collect::<Vec<_>>(), view);
+            }
+            if !self.rolling.waits_for(&journal, began, &mut told).await {
+                return Err(unread(unknown.into_iter().filter_map(Result::err).collect()));
             }
         };
-        let view = observe::look(&targets, kubernetes.as_ref(), Lock::Waived).await;
         // Each look would wait for it again.
         for (target, seen) in targets.iter_mut().zip(&view.nodes) {
             target.is_given_up = self.skip.contains(&target.name) && !target.votes && !seen.answers;
@@ -268,9 +272,34 @@ impl UpgradeArgs {
     }
 }
 
-/// What is known of a node's version and image.
-async fn read(target: &Target) -> anyhow::Result<(TalosVersion, Today)> {
-    let node = &target.client;
+/// Why there is no plan: of each node it has to be known what it runs.
+fn unread(failed: Vec<(String, anyhow::Error)>) -> anyhow::Error {
+    let is_silent = |(_, error): &(String, anyhow::Error)| {
+        error.chain().filter_map(|cause| cause.downcast_ref::<ApiError>()).any(|it| it.cause.is_transient())
+    };
+    let (silent, mut others): (Vec<_>, Vec<_>) = failed.into_iter().partition(is_silent);
+    if let Some((node, error)) = others.pop() {
+        return error.context(format!("failed to read {node}"));
+    }
+    let said: Vec<String> = silent.iter().map(|(node, error)| format!("{node} ({error:#})")).collect();
+    let advice = "bring back what does not answer; --skip NODE leaves out a worker that will not come back";
+    Refusal {
+        reason: format!(
+            "what every node runs has to be known, and there is no answer from {}",
+            said.join(", ")
+        ),
+        advice: Some(advice.to_owned()),
+    }
+    .into()
+}
+
+/// What is known of a node's version and image; or its name, and why that is not known.
+async fn read(target: &Target) -> Result<(TalosVersion, Today), (String, anyhow::Error)> {
+    read_one(target).await.map_err(|error| (target.name.clone(), error))
+}
+
+async fn read_one(target: &Target) -> anyhow::Result<(TalosVersion, Today)> {
+    let node = &target.client.clone().with_deadline(READ);
     let (reply, extensions, config) = tokio::join!(node.version(), node.extensions(), NodeConfig::read(node));
     let (reply, extensions, config) = (reply?, extensions?, config?);
     let told = reply.version.unwrap_or_default();

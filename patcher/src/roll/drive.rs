@@ -12,16 +12,20 @@ use ichor_rollout::next::{self, Next, Stop, Why};
 use ichor_rollout::plan::{Plan, Task};
 use ichor_rollout::view::{Lock as LockView, View};
 
-use super::perform::{Hands, perform};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::perform::{Hands, News, perform};
 use super::record::Record;
 use super::show::Show;
 use super::{now, observe};
 use crate::exit::Exit;
-use crate::interrupt::{Hold, asked_to_end};
+use crate::interrupt::{EndRequests, Hold};
 use crate::kubernetes::lease::{Lock, LockLost};
 
-/// How often is looked while something is waited for.
+/// How often is looked while something is waited for; oftener where a soak is shorter.
 const POLL: Duration = Duration::from_secs(2);
+/// How often at most.
+const SHORTEST_POLL: Duration = Duration::from_millis(200);
 
 /// A rollout that is ready to go.
 pub(crate) struct Rollout {
@@ -32,6 +36,8 @@ pub(crate) struct Rollout {
     /// The lock, unless the operator does without.
     pub(crate) lock: Option<Lock>,
     pub(crate) show: Show,
+    /// What there is to tell about calls that are under way.
+    pub(crate) news: UnboundedReceiver<News>,
 }
 
 type Flight = Pin<Box<dyn Future<Output = (Action, Outcome, Option<String>)>>>;
@@ -69,9 +75,11 @@ impl Rollout {
     async fn go(&mut self) -> anyhow::Result<End> {
         // It ends between two calls, not within one.
         let _hold = Hold::begin();
+        let mut end_requests = EndRequests::listen();
         let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
         let entry = self.journal.begin_run(self.plan.goal, now());
         self.record.write(&entry)?;
+        let poll = self.plan.policy.soak.clamp(SHORTEST_POLL, POLL);
         let mut is_interrupted = false;
         loop {
             let view = self.look(&mut flights).await?;
@@ -105,8 +113,9 @@ impl Rollout {
             }
             tokio::select! {
                 Some(landed) = flights.next(), if !flights.is_empty() => self.land(landed)?,
-                () = tokio::time::sleep(POLL) => {}
-                () = asked_to_end() => {
+                Some(news) = self.news.recv() => self.show.told(&self.plan, news.node, &news.text),
+                () = tokio::time::sleep(poll) => {}
+                () = end_requests.next() => {
                     if is_interrupted {
                         return Ok(End::Interrupted);
                     }

@@ -10,6 +10,7 @@ use ichor_proto::talos::machine::reboot_request::Mode as RebootMode;
 use ichor_rollout::action::{Action, Call, Outcome};
 use ichor_rollout::plan::{Flow, Task, Work};
 use ichor_rollout::view::Digest;
+use tokio::sync::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
 
 use super::target::Target;
@@ -17,12 +18,9 @@ use crate::api::{ApiError, ApplyOptions, Capabilities, Cause, InstallerError};
 use crate::cmd::plan::service;
 use crate::config_update::{self, NodeConfig, UpdateError};
 use crate::kubernetes::Kubernetes;
-use crate::kubernetes::drain::Patience;
+use crate::kubernetes::drain::{Patience, Remaining};
 use crate::kubernetes::nodes::Scheduling;
 use crate::snapshot;
-
-/// How long a try lasts, by the clock of the node; as [`ichor_rollout::plan::Policy::trial`].
-const TRIAL: Duration = Duration::from_mins(1);
 
 /// What calls are made with.
 #[derive(Debug, Clone)]
@@ -37,6 +35,21 @@ pub(crate) struct Hands {
     pub(crate) snapshots: PathBuf,
     /// The digests of images that the operator trusts.
     pub(crate) trusted: Option<Arc<str>>,
+    /// How long a try lasts, by the clock of the node: [`ichor_rollout::plan::Policy::trial`].
+    pub(crate) trial: Duration,
+    /// How long a node may take to be drained.
+    pub(crate) patience: Patience,
+    /// Where to tell about a call that is under way.
+    pub(crate) news: UnboundedSender<News>,
+}
+
+/// Something to tell about a call that is under way.
+#[derive(Debug)]
+pub(crate) struct News {
+    /// The node.
+    pub(crate) node: usize,
+    /// What there is to tell.
+    pub(crate) text: String,
 }
 
 /// Makes a call; how it ended, and what there is to tell about it.
@@ -80,7 +93,7 @@ impl Hands {
                 node.upgrade_legacy(image).await?;
                 Ok(None)
             }
-            Call::Drain => self.drain(target).await,
+            Call::Drain => self.drain(action.node).await,
             Call::Reboot => node.reboot(RebootMode::Default).await.map(|_| None).map_err(Into::into),
             Call::RollBack => node.rollback().await.map(|()| None).map_err(Into::into),
             Call::Uncordon => self.uncordon(target).await,
@@ -122,7 +135,7 @@ impl Hands {
         let Some(text) = self.texts.get(to) else { anyhow::bail!(Certain("an unknown config".to_owned())) };
         let now = NodeConfig::read(&target.client).await?;
         now.guard(&target.client, text, mode)?;
-        let try_timeout = (mode == Mode::Try).then_some(TRIAL);
+        let try_timeout = (mode == Mode::Try).then_some(self.trial);
         let options = ApplyOptions { mode, dry_run: false, try_timeout };
         let applied = config_update::apply(&target.client, &now, text, options).await?;
         let mut told: Vec<String> = applied.warnings.iter().map(|it| format!("warning: {it}")).collect();
@@ -149,11 +162,22 @@ impl Hands {
         }
     }
 
-    async fn drain(&self, target: &Target) -> anyhow::Result<Option<String>> {
+    async fn drain(&self, node: usize) -> anyhow::Result<Option<String>> {
         let Some(kubernetes) = &self.kubernetes else { return Ok(None) };
-        let name = self.in_kubernetes(kubernetes, target).await?;
+        let name = self.in_kubernetes(kubernetes, &self.targets[node]).await?;
         kubernetes.cordon(&name, &self.me).await?;
-        let drained = kubernetes.drain(&name, Patience::default(), |_| {}).await?;
+        let mut told = String::new();
+        let tell = |left: &[Remaining]| {
+            let blocked: Vec<String> =
+                left.iter().filter(|pod| pod.blocked.is_some()).map(ToString::to_string).collect();
+            let text = format!("waiting for pods that may not go yet: {}", blocked.join(", "));
+            if !blocked.is_empty() && text != told {
+                told.clone_from(&text);
+                // Nobody listens any more: then nobody wants to know.
+                let _ = self.news.send(News { node, text });
+            }
+        };
+        let drained = kubernetes.drain(&name, self.patience, tell).await?;
         Ok(Some(format!("drained: {} pods evicted, {} stay", drained.evicted.len(), drained.stayed.len())))
     }
 
@@ -184,6 +208,16 @@ struct Certain(String);
 
 /// Whether a call that failed has certainly changed nothing.
 fn is_certain(error: &anyhow::Error) -> bool {
+    // What was accepted is there, whatever came of reading it back.
+    let is_accepted = |update: &UpdateError| {
+        matches!(
+            update,
+            UpdateError::Api { step: config_update::Step::Verify, .. } | UpdateError::Unproven { .. }
+        )
+    };
+    if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_accepted) {
+        return false;
+    }
     error.chain().any(|cause| {
         let by_call = cause.downcast_ref::<ApiError>().is_some_and(|error| refuses(&error.cause));
         let by_update = cause

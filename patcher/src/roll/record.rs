@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use ichor_rollout::journal::{Entry, Journal, decode, encode, whole_len};
 
+use crate::exit::Refusal;
+
 /// Longest journal that is read.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -40,7 +42,10 @@ impl Record {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         // Two processes would write over each other.
-        file.try_lock().map_err(|_| anyhow::anyhow!("another process has it open"))?;
+        file.try_lock().map_err(|_| Refusal {
+            reason: "another process is at it".to_owned(),
+            advice: Some("wait until it is done".to_owned()),
+        })?;
         anyhow::ensure!(file.metadata()?.len() <= MAX_BYTES, "it is too long");
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;

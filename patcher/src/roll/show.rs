@@ -12,7 +12,7 @@ use ichor_rollout::guard::{EtcdView, Verdict, guard};
 use ichor_rollout::journal::Journal;
 use ichor_rollout::ladder::Rung;
 use ichor_rollout::next::{Next, Pending, Stop, Why};
-use ichor_rollout::plan::Plan;
+use ichor_rollout::plan::{Plan, Task, Work};
 use ichor_rollout::view::{NodeView, Stage, View};
 use serde::Serialize;
 
@@ -86,6 +86,11 @@ impl Show {
         }
     }
 
+    /// There is something to tell about a call that is under way.
+    pub(crate) fn told(&mut self, plan: &Plan, node: usize, text: &str) {
+        self.line(Some(&plan.nodes[node].name), text.to_owned());
+    }
+
     /// A call has ended.
     pub(crate) fn landed(&mut self, plan: &Plan, action: &Action, outcome: &Outcome, told: Option<&str>) {
         let name = plan.nodes[action.node].name.clone();
@@ -93,7 +98,12 @@ impl Show {
             self.line(Some(&name), told.to_owned());
         }
         match outcome {
-            Outcome::Done if action.call == Call::Conclude => self.line(Some(&name), "proven".to_owned()),
+            Outcome::Done if action.call == Call::Conclude => {
+                let is_loaded = tasks(plan, action.node)
+                    .any(|it| it.work.digest() == action.work && matches!(it.work, Work::Pull { .. }));
+                let text = if is_loaded { "the image is there" } else { "proven" };
+                self.line(Some(&name), text.to_owned());
+            }
             Outcome::Done => {}
             Outcome::Refused(why) => self.line(Some(&name), format!("{} failed: {why}", action.call)),
             Outcome::Unknown(why) => {
@@ -162,7 +172,7 @@ impl Show {
             let state = if journal.is_open(&node.name) || journal.is_flying(&node.name) {
                 let (what, since) = self.doing.get(&index).cloned().unwrap_or_default();
                 format!("{what} ({})", clock(now().saturating_sub(since).as_secs_f64()).trim_start())
-            } else if journal.is_concluded(&node.name) {
+            } else if is_proven(plan, journal, index) {
                 "proven".to_owned()
             } else {
                 String::new()
@@ -205,14 +215,16 @@ impl Show {
     pub(crate) fn end(&mut self, plan: &Plan, journal: &Journal, end: &End) {
         self.clear();
         let (result, why) = match end {
+            End::Done if !journal.has_begun() => ("nothing to do", None),
             End::Done => ("done", None),
             End::Stopped(stop) => ("stopped", Some(stopped(plan, stop))),
             End::Interrupted => ("interrupted", Some("run the same command again to go on".to_owned())),
         };
         let seconds = now().saturating_sub(self.began).as_secs_f64();
         let report = self.file.as_ref().map(|path| path.display().to_string());
-        let names = plan.nodes.iter().map(|node| &*node.name);
-        let proven = names.filter(|name| journal.is_concluded(name)).collect();
+        let nodes = plan.nodes.iter().enumerate();
+        let proven = nodes.filter(|(index, _)| is_proven(plan, journal, *index));
+        let proven = proven.map(|(_, node)| &*node.name).collect();
         let ending = Ending { result, seconds, why: why.clone(), nodes: proven, report };
         if self.is_json {
             let _ = output::Output::new(output::Format::Json).json_line(&ending);
@@ -229,6 +241,29 @@ impl Show {
             }
         }
     }
+}
+
+/// The end of a run that was never under way: because there was nothing to do, or because one call was all.
+pub(crate) fn short_ending(format: output::Format, result: &'static str, why: String) {
+    let output = output::Output::new(format);
+    if !output.is_json() {
+        return output::note(&why);
+    }
+    let ending = Ending { result, seconds: 0.0, why: Some(why), nodes: Vec::new(), report: None };
+    // A reader that left ends the program with the next write of its own.
+    let _ = output.json_line(&ending);
+}
+
+/// The tasks of a node.
+fn tasks(plan: &Plan, node: usize) -> impl Iterator<Item = &Task> {
+    plan.stages.iter().flat_map(|stage| &stage.tasks).filter(move |task| task.node == node)
+}
+
+/// Whether all that was planned for a node is proven.
+fn is_proven(plan: &Plan, journal: &Journal, node: usize) -> bool {
+    let name = &plan.nodes[node].name;
+    let mut tasks = tasks(plan, node).peekable();
+    tasks.peek().is_some() && tasks.all(|task| journal.is_concluded(name, task.work.digest()))
 }
 
 /// Minutes and seconds.
@@ -339,6 +374,12 @@ fn stopped(plan: &Plan, stop: &Stop) -> String {
         Stop::Unproven { node, doubts } => {
             let said: Vec<String> = doubts.iter().map(|doubt| doubt.describe(name)).collect();
             format!("{} is not proven: {}", name(*node), said.join("; "))
+        }
+        Stop::Failed { node, call, why } if [Call::Try.name(), Call::CheckWays.name()].contains(&&**call) => {
+            format!(
+                "{}: the config that was tried has gone away by itself, and the one before is back: {why}",
+                name(*node)
+            )
         }
         Stop::Failed { node, call, why } => format!("{}: {call} failed: {why}", name(*node)),
         Stop::Changed { node } => {

@@ -69,3 +69,35 @@ fn a_call_whose_end_nobody_saw_may_have_been_made() {
     assert_eq!((made.outcome, made.ended), (Some(Ended::Unknown), Some(Duration::from_secs(9))));
     assert!(!made.is_ours);
 }
+
+/// A journal in which these calls were made for the node, each with its work, and ended well at so many seconds.
+fn journal(calls: &[(u64, Call, u64)]) -> Journal {
+    let mut entries = vec![Entry::Run { at: Duration::ZERO, goal: Digest(1) }];
+    for (second, call, work) in calls {
+        let (at, node, call) = (Duration::from_secs(*second), Text::from("cp-1"), Text::from(call.name()));
+        let (name, work) = (call.clone(), Digest(*work));
+        entries.push(Entry::Begin { at, node: node.clone(), work, call, boot: None, anew: false });
+        entries.push(Entry::End { at, node, call: name, outcome: Ended::Done, why: None });
+    }
+    Journal::replay(entries)
+}
+
+#[test]
+fn a_loaded_image_is_no_node_after_which_to_pause() {
+    let loaded = [(1, Call::Pull, 5), (2, Call::Conclude, 5)];
+    assert_eq!(journal(&loaded).last_conclusion(), None);
+    let rebooted = [(3, Call::Reboot, 6), (4, Call::Conclude, 6)];
+    let all = [&loaded[..], &rebooted].concat();
+    assert_eq!(journal(&all).last_conclusion(), Some(Duration::from_secs(4)));
+}
+
+#[test]
+fn a_run_has_begun_with_its_first_call_that_changes_something() {
+    let looked = [(1, Call::Pull, 5), (2, Call::Conclude, 5), (3, Call::Snapshot { from: 0 }, 6)];
+    assert!(!journal(&looked).has_begun());
+    let drained = [&looked[..], &[(4, Call::Drain, 6)]].concat();
+    let mut journal = journal(&drained);
+    assert!(journal.has_begun());
+    journal.begin_run(Digest(1), Duration::from_secs(9));
+    assert!(!journal.has_begun(), "another run has not");
+}

@@ -7,8 +7,8 @@ use crate::action::Call;
 use crate::plan::{How, Task, Work};
 use crate::proof::Doubt;
 
-/// How much longer than it should a trial may take until it has gone away.
-const TRIAL_MARGIN: Duration = Duration::from_secs(10);
+/// Which part of a trial more it may take until it has gone away.
+const TRIAL_MARGIN: u32 = 6;
 
 impl Case<'_> {
     /// The task to begin with: nodes that are not well first, as they may be repaired by it and are lost anyway; the
@@ -118,7 +118,7 @@ impl Case<'_> {
         let attempt = log.open.as_ref()?;
         let made = attempt.made(&Call::Try)?;
         let is_kept = attempt.made(&Call::Keep).is_some_and(super::Made::is_done);
-        let until = made.ended.unwrap_or(self.now) + self.policy.trial + TRIAL_MARGIN;
+        let until = made.ended.unwrap_or(self.now) + self.policy.trial + self.policy.trial / TRIAL_MARGIN;
         (made.outcome != Some(super::Ended::Refused) && !is_kept && self.now < until).then_some(until)
     }
 

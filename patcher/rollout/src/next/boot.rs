@@ -113,7 +113,7 @@ impl Case<'_> {
     }
 
     /// It does not answer: it may be on its way.
-    fn silent(&self, task: &Task, attempt: &Attempt) -> Step {
+    pub(super) fn silent(&self, task: &Task, attempt: &Attempt) -> Step {
         let until = self.since(attempt.last_change()) + self.policy.boot;
         let doubts = vec![Doubt::Silent];
         match self.now >= until {

@@ -8,8 +8,8 @@ use crate::journal::{Attempt, Ended, Made};
 use crate::plan::{Task, Work};
 use crate::proof::Doubt;
 
-/// How long before its end a trial is not kept any more: the call has to arrive in time.
-const KEEP_MARGIN: Duration = Duration::from_secs(15);
+/// Which part of a trial, at its end, is too late to keep it: the call has to arrive in time.
+const KEEP_MARGIN: u32 = 4;
 
 impl Case<'_> {
     /// Applied at once.
@@ -50,10 +50,18 @@ impl Case<'_> {
         if let Some(until) = self.tried_until(task) {
             return self.on_trial(task, attempt, made, until);
         }
+        if !self.node(task).answers {
+            return self.silent(task, attempt);
+        }
+        if let Some(lingers) = self.lingers(task, made) {
+            return lingers;
+        }
         // It has gone away by itself.
         let is_seen = attempt.made(&Call::CheckWays).filter(|made| made.is_ours);
         match is_seen {
             Some(seen) if !seen.is_done() => self.failed(task, &Call::CheckWays, seen),
+            // The node may have been out of reach with it, and would be again.
+            _ if made.is_ours && made.outcome == Some(Ended::Unknown) => self.failed(task, &Call::Try, made),
             _ if self
                 .journal
                 .node(&self.plan.nodes[task.node].name)
@@ -65,10 +73,23 @@ impl Case<'_> {
         }
     }
 
+    /// The trial should be over, and the node still runs with what was tried.
+    fn lingers(&self, task: &Task, made: &Made) -> Option<Step> {
+        let Work::Configure { to, .. } = task.work else { return None };
+        if self.node(task).active != Some(to) {
+            return None;
+        }
+        let until = made.ended.unwrap_or(made.began) + self.policy.trial + self.policy.gate;
+        Some(match self.now >= until {
+            true => Step::Stop(Stop::Unproven { node: task.node, doubts: vec![Doubt::Config] }),
+            false => self.wait(task, Why::Trial, Some(until)),
+        })
+    }
+
     fn on_trial(&self, task: &Task, attempt: &Attempt, made: &Made, until: Duration) -> Step {
         let fades = self.wait(task, Why::Trial, Some(until));
         let ends = made.began + self.policy.trial;
-        let is_in_time = made.is_ours && made.is_done() && self.now + KEEP_MARGIN <= ends;
+        let is_in_time = made.is_ours && made.is_done() && self.now + self.policy.trial / KEEP_MARGIN <= ends;
         if !is_in_time || attempt.made(&Call::Keep).is_some() {
             return fades;
         }
