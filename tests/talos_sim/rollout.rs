@@ -1,10 +1,18 @@
 //! Rollouts by the operator's tool against simulated nodes.
 
-use std::process::Stdio;
+mod kills;
+mod kubernetes;
+mod look;
+mod migrate;
+mod story;
+mod trial;
+mod upgrade;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ichor_lab::talos::model::{Cluster, Image, Line, NodeSpec};
-use ichor_tests::random::Random;
+use ichor_lab::talos::model::{Api, Cluster, Image, Line, MachineType, NodeSpec, Stage};
 
 use crate::world::{World, machine_config};
 
@@ -29,6 +37,10 @@ const NODES: [(&str, &str); 5] =
 
 /// Three control planes and two workers, each of its line.
 fn world(lines: [Line; 5]) -> World {
+    with_images(World::of(nodes(lines)))
+}
+
+fn nodes(lines: [Line; 5]) -> Vec<NodeSpec> {
     let node = |(index, line): (usize, Line)| {
         let (name, host) = NODES[index];
         let kind = if index < 3 { "controlplane" } else { "worker" };
@@ -42,7 +54,11 @@ fn world(lines: [Line; 5]) -> World {
             boot_time: BOOT,
         }
     };
-    let world = World::of(lines.into_iter().enumerate().map(node).collect());
+    lines.into_iter().enumerate().map(node).collect()
+}
+
+/// The image of each line is where the nodes look for it.
+fn with_images(world: World) -> World {
     world.simulation.change(|cluster, _| {
         for line in Line::ALL {
             cluster.add_image(image(line));
@@ -51,12 +67,13 @@ fn world(lines: [Line; 5]) -> World {
     world
 }
 
-const FLAGS: [&str; 7] =
-    ["--yes", "--no-lock", "--soak", "300ms", "--boot-timeout", "20s", "--gate-timeout=15s"];
+/// What each rollout here is told: to go, and not to take as long as with machines.
+const QUICK: [&str; 6] = ["--yes", "--soak", "300ms", "--boot-timeout", "20s", "--gate-timeout=15s"];
 
 fn upgrade(line: Line) -> Vec<String> {
     let mut arguments = vec!["upgrade".to_owned(), "--to".to_owned(), line.tag().to_owned()];
-    arguments.extend(FLAGS.map(str::to_owned));
+    arguments.extend(QUICK.map(str::to_owned));
+    arguments.push("--no-lock".to_owned());
     arguments
 }
 
@@ -82,96 +99,39 @@ fn is_whole(world: &World) -> bool {
     world.simulation.look(|cluster| cluster.unhealthy().iter().all(|(_, nodes)| nodes.is_empty()))
 }
 
-#[test]
-fn nodes_go_from_1_12_to_1_13_by_the_one_call_and_to_1_14_by_three() {
-    let world = world([Line::V1_12; 5]);
-    let (code, said) = roll(&world, &upgrade(Line::V1_13));
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(lines(&world), [Line::V1_13; 5]);
-    assert!(said.contains("upgrading: it drains, installs and reboots by itself"), "{said}");
-    let (code, said) = roll(&world, &upgrade(Line::V1_14));
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(lines(&world), [Line::V1_14; 5]);
-    assert!(said.contains("writing the image"), "{said}");
-    assert!(is_whole(&world));
-    // The leader comes last, after it has handed over.
-    let at = |text: &str| said.find(text).unwrap_or_else(|| panic!("{text} is missing: {said}"));
-    let first = ["cp-1", "cp-2", "cp-3"].map(|name| at(&format!("{name}: writing the image")));
-    assert!(first.iter().all(|at_control_plane| at("w-1: proven") < *at_control_plane), "{said}");
-    assert!(first.iter().all(|at_control_plane| at("handing over the lead") > *at_control_plane), "{said}");
-    assert_eq!(said.matches("snapshot of etcd, verified").count(), 3, "{said}");
-    let (code, said) = roll(&world, &upgrade(Line::V1_14));
-    assert_eq!((code, said.contains("rebooting")), (Some(0), false), "{said}");
+/// What was ever wrong at the same time.
+#[derive(Debug, Default)]
+struct Worst {
+    /// The largest set of nodes that were not well.
+    degraded: BTreeSet<String>,
+    had_no_quorum: bool,
 }
 
-#[test]
-fn each_node_of_a_mixed_cluster_is_upgraded_its_own_way() {
-    let world = world([Line::V1_12, Line::V1_13, Line::V1_12, Line::V1_13, Line::V1_12]);
-    let (code, said) = roll(&world, &upgrade(Line::V1_13));
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(lines(&world), [Line::V1_13; 5]);
-    assert_eq!(said.matches("upgrading: it drains").count(), 3, "{said}");
-}
-
-#[test]
-fn nothing_is_touched_without_a_word_of_the_operator() {
-    let world = world([Line::V1_13; 5]);
-    let to = Line::V1_14.tag();
-    let (code, said) = world.refuse(&["upgrade", "--to", to, "--no-lock"]);
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("the same command with --yes does it"), "{said}");
-    let (code, said) = world.refuse(&["upgrade", "--to", to, "--yes"]);
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("say --no-lock"), "{said}");
-    let (code, said) = world.refuse(&["upgrade", "--to", "v1.15.0", "--no-lock", "--yes"]);
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("go to v1.14 first"), "{said}");
-    let bare = "registry.example/installer:v1.14.2";
-    let (code, said) = world.refuse(&["upgrade", "--to", to, "--image", bare, "--no-lock", "--yes"]);
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("--trust-image"), "{said}");
-    let shown = world.output(&["upgrade", "--to", to, "--no-lock", "--dry-run", "--simulate", "500"]);
-    let said = String::from_utf8_lossy(&shown.stderr).into_owned();
-    assert!(shown.status.success() && said.contains("500 came to an end"), "{said}");
-    assert_eq!(lines(&world), [Line::V1_13; 5]);
-}
-
-/// The story that this program exists for: the second control plane comes up without its extension, the tool is
-/// killed, and nobody goes on to the third.
-#[test]
-fn the_first_story_ends_well() {
-    let world = world([Line::V1_13; 5]);
-    let bad = Image { schematic: Some(schematic()), ..image(Line::V1_14).without_extensions() };
-    // The canary and the other worker are fine, then the image changes under its name.
-    let mut slowly = upgrade(Line::V1_14);
-    slowly.extend(["--pause-between", "10s"].map(str::to_owned));
-    let mut child = world.command(&strs(&slowly)).stderr(Stdio::piped()).spawn().expect("it runs");
-    world.until(|cluster| {
-        let node = |name: &str| cluster.node(name).expect("a node").line();
-        node("w-1") == Line::V1_14 && node("w-2") == Line::V1_14
+/// Watches a cluster from now on, through every change of it.
+fn watch(world: &World) -> Arc<Mutex<Worst>> {
+    let worst = Arc::new(Mutex::new(Worst::default()));
+    let seen = worst.clone();
+    world.simulation.witness(move |cluster| {
+        let mut worst = seen.lock().expect("nobody fails with it");
+        worst.had_no_quorum |= !cluster.etcd().has_quorum();
+        let degraded = degraded(cluster);
+        if degraded.len() > worst.degraded.len() {
+            worst.degraded = degraded;
+        }
     });
-    world.simulation.change(|cluster, _| cluster.add_image(bad));
-    child.kill().expect("killed");
-    child.wait().expect("it ends");
-    let (code, said) = roll(&world, &upgrade(Line::V1_14));
-    assert_eq!(code, Some(4), "{said}");
-    assert!(said.contains("its image lacks ichor"), "{said}");
-    assert!(said.contains("what can be done, the mildest first"), "{said}");
-    assert!(said.contains("ichorctl rollback"), "{said}");
-    let upgraded = lines(&world)[..3].iter().filter(|line| **line == Line::V1_14).count();
-    assert_eq!(upgraded, 1, "no other control plane was touched");
-    assert!(world.simulation.look(|cluster| cluster.etcd().has_quorum()));
-    // Again with the image still bad: still nobody else.
-    let (code, said) = roll(&world, &upgrade(Line::V1_14));
-    assert_eq!(code, Some(4), "{said}");
-    let upgraded = lines(&world)[..3].iter().filter(|line| **line == Line::V1_14).count();
-    assert_eq!(upgraded, 1, "{said}");
-    // The image is mended: the same command goes on, and ends well.
-    world.simulation.change(|cluster, _| cluster.add_image(image(Line::V1_14)));
-    let (code, said) = roll(&world, &upgrade(Line::V1_14));
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(lines(&world), [Line::V1_14; 5]);
-    assert!(is_whole(&world));
+    worst
+}
+
+/// The nodes that are away, in the middle of a boot, without the mesh's daemon, or without their member of etcd.
+fn degraded(cluster: &Cluster) -> BTreeSet<String> {
+    let is_degraded = |name: &&str| {
+        let node = cluster.node(name).expect("a node");
+        let is_up = node.api() == Api::Running && node.stage() == Stage::Running && node.is_ready();
+        let is_voter = node.machine_type() == Some(MachineType::ControlPlane);
+        let votes = || cluster.etcd().members().iter().any(|member| member.node == **name && member.up);
+        !is_up || node.is_dead() || !node.has_service("ext-ichor") || (is_voter && !votes())
+    };
+    cluster.names().filter(is_degraded).map(str::to_owned).collect()
 }
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
@@ -202,7 +162,7 @@ fn cluster_file(profile: &str) -> String {
 
 fn apply(more: &[&str]) -> Vec<String> {
     let mut arguments = vec!["apply".to_owned()];
-    arguments.extend(FLAGS.iter().chain(more).map(|it| (*it).to_owned()));
+    arguments.extend(QUICK.iter().chain(&["--no-lock"]).chain(more).map(|it| (*it).to_owned()));
     arguments
 }
 
@@ -217,6 +177,9 @@ fn peer_urls(world: &World) -> Vec<String> {
 
 /// What the mesh's daemon does on real nodes: its interface comes up.
 fn raise_interfaces(world: &World) {
+    for (name, host) in NODES {
+        world.call(name, &format!("10.213.{host}"));
+    }
     world.simulation.change(|cluster, now| {
         for (name, host) in NODES {
             let address = |link: &str, net: String| (link.to_owned(), net.parse().expect("a prefix"));
@@ -229,113 +192,3 @@ fn raise_interfaces(world: &World) {
 
 const LAN: [&str; 3] = ["10.5.1.1", "10.5.2.1", "10.5.3.1"];
 const MESH: [&str; 3] = ["10.213.1.1", "10.213.2.1", "10.213.3.1"];
-
-#[test]
-fn a_live_cluster_moves_to_the_mesh_and_back() {
-    let world = world([Line::V1_12, Line::V1_12, Line::V1_13, Line::V1_13, Line::V1_14]);
-    let before: Vec<_> = ["cp-1", "cp-2", "cp-3", "w-1", "w-2"].map(|node| world.configs(node)).into();
-    std::fs::write(world.path("ichor.yaml"), cluster_file("beside")).expect("written");
-    let (code, said) = roll(&world, &apply(&[]));
-    assert_eq!(code, Some(0), "{said}");
-    raise_interfaces(&world);
-    assert_eq!(peer_urls(&world), LAN, "the pins hold");
-    // Node addresses first, then etcd too.
-    std::fs::write(world.path("ichor.yaml"), cluster_file("nodes")).expect("written");
-    let (code, said) = roll(&world, &apply(&[]));
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(peer_urls(&world), LAN);
-    std::fs::write(world.path("ichor.yaml"), cluster_file("stretched")).expect("written");
-    let (code, said) = roll(&world, &apply(&[]));
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(peer_urls(&world), MESH);
-    assert!(is_whole(&world));
-    // One node of the last run back, the rest of that run, then all runs.
-    let (code, said) = roll(&world, &apply(&["--undo", "--only", "cp-2"]));
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(peer_urls(&world), [MESH[0], MESH[2], LAN[1]]);
-    let (code, said) = roll(&world, &apply(&["--undo"]));
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(peer_urls(&world), LAN);
-    let (code, said) = roll(&world, &apply(&["--undo", "--all"]));
-    assert_eq!(code, Some(0), "{said}");
-    let after: Vec<_> = ["cp-1", "cp-2", "cp-3", "w-1", "w-2"].map(|node| world.configs(node)).into();
-    assert_eq!(after, before, "nothing of ours is in any config");
-    assert!(is_whole(&world));
-}
-
-/// The tool is killed at any moment, over and over, and run again. `ROLLOUT_KILLS` says how often; 12 without it.
-#[test]
-fn a_tool_that_is_killed_at_any_moment_goes_on_where_it_was() {
-    let kills = std::env::var("ROLLOUT_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
-    let mut random = Random::new(1);
-    let (mut killed, mut rounds) = (0, 0);
-    while killed < kills {
-        let world = world([Line::V1_13; 5]);
-        let goal = upgrade(Line::V1_14);
-        loop {
-            let mut child = world.command(&strs(&goal)).stderr(Stdio::piped()).spawn().expect("it runs");
-            let wait = Duration::from_millis(random.below(6000) as u64);
-            std::thread::sleep(wait);
-            if child.try_wait().expect("a process").is_some() || killed >= kills {
-                let output = child.wait_with_output().expect("it ends");
-                let said = String::from_utf8_lossy(&output.stderr);
-                assert_eq!(output.status.code(), Some(0), "after {killed} kills: {said}");
-                break;
-            }
-            child.kill().expect("killed");
-            child.wait().expect("it ends");
-            killed += 1;
-            assert!(world.simulation.look(|cluster| cluster.etcd().has_quorum()), "after {killed} kills");
-        }
-        rounds += 1;
-        assert_eq!(lines(&world), [Line::V1_14; 5], "round {rounds}");
-        assert!(is_whole(&world), "round {rounds}");
-    }
-}
-
-#[test]
-fn a_control_plane_goes_down_only_where_the_others_stay_a_quorum() {
-    let world = world([Line::V1_14; 5]);
-    let flags = ["--no-lock", "--yes", "--soak", "300ms", "--gate-timeout", "2s"];
-    let with = |first: [&'static str; 2]| [&first[..], &flags].concat();
-    let output = world.output(&with(["reboot", "cp-2"]));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    world.simulation.change(|cluster, now| cluster.leave("cp-3", false, now).map(drop)).expect("it goes");
-    world.until(|cluster| cluster.etcd().members().iter().any(|member| !member.up));
-    let (code, said) = world.refuse(&with(["reboot", "cp-1"]));
-    assert_eq!(code, Some(3), "{said}");
-    let (code, said) = world.refuse(&["reset", "cp-1", "--confirm", "cp-1", "--no-lock"]);
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("the etcd member of cp-3 does not answer"), "{said}");
-    let (code, said) = world.refuse(&["reset", "w-1", "--no-lock"]);
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("--confirm w-1"), "{said}");
-    assert!(world.simulation.look(|cluster| cluster.etcd().has_quorum()));
-}
-
-/// Three rounds over all nodes: who is there, what each has in the mesh, and all that a rollout wants to know of each.
-#[test]
-fn fifty_nodes_are_looked_at_side_by_side_and_a_dead_one_costs_its_own_time_only() {
-    let node = |index: usize| NodeSpec {
-        name: format!("n-{index}"),
-        line: Line::V1_13,
-        addresses: vec![("eth0".to_owned(), format!("10.5.9.{}/24", index + 1).parse().expect("a prefix"))],
-        config: Some(machine_config(if index < 3 { "controlplane" } else { "worker" }, "")),
-        extensions: vec!["ichor".to_owned()],
-        schematic: Some(schematic()),
-        boot_time: BOOT,
-    };
-    let world = World::of((0..50).map(node).collect());
-    world.simulation.change(|cluster, _| cluster.add_image(image(Line::V1_14)));
-    let arguments = ["upgrade", "--to", Line::V1_14.tag(), "--no-lock", "--dry-run"];
-    let began = std::time::Instant::now();
-    let output = world.output(&arguments);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
-    eprintln!("50 nodes, three rounds: {:.2} s", began.elapsed().as_secs_f64());
-    assert!(said.contains("n-49"), "{said}");
-    world.simulation.change(|cluster, _| cluster.faults_mut("n-7").expect("a node").dead = true);
-    let (code, said) = world.refuse(&arguments);
-    assert!(code != Some(0) && said.contains("10.5.9.8"), "{said}");
-    eprintln!("with a dead one: {:.2} s in all", began.elapsed().as_secs_f64());
-}

@@ -1,13 +1,14 @@
 //! A cluster of simulated nodes, and the operator's tool run against it.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ichor_lab::talos::model::{Cluster, ClusterSpec, Config, Line, NodeSpec};
+use ichor_lab::kubernetes::Kubernetes;
+use ichor_lab::talos::model::{Cluster, ClusterSpec, Config, Line, MachineType, NodeSpec};
 use ichor_lab::talos::{Directory, Role, Simulation};
 use ichorctl::lab::TalosRules;
 
@@ -21,6 +22,8 @@ pub(crate) struct World {
     pub(crate) simulation: Simulation,
     pub(crate) directory: tempfile::TempDir,
     addresses: Vec<(String, SocketAddr)>,
+    /// Kubernetes, if the control planes serve it, and where the first does.
+    kubernetes: Option<(Kubernetes, SocketAddr)>,
     /// Ends the servers when it goes.
     _stop: tokio::sync::oneshot::Sender<()>,
 }
@@ -55,6 +58,15 @@ impl World {
 
     /// The same with nodes of one's own, of which the first is the endpoint.
     pub(crate) fn of(nodes: Vec<NodeSpec>) -> Self {
+        Self::build(nodes, false)
+    }
+
+    /// The same with Kubernetes, which each control plane serves.
+    pub(crate) fn with_kubernetes(nodes: Vec<NodeSpec>) -> Self {
+        Self::build(nodes, true)
+    }
+
+    fn build(nodes: Vec<NodeSpec>, has_kubernetes: bool) -> Self {
         let first = nodes[0].name.clone();
         let spec = ClusterSpec { nodes: nodes.clone(), rules: Arc::new(TalosRules), images: Vec::new() };
         let simulation = Simulation::new(spec).expect("a cluster");
@@ -62,6 +74,14 @@ impl World {
         let (ready, bound) = std::sync::mpsc::channel();
         let served = simulation.clone();
         let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+        let kubernetes = has_kubernetes.then(|| Kubernetes::new(simulation.clone()));
+        let served_too = kubernetes.clone();
+        let is_control_plane = |name: &String| {
+            let kind = simulation.look(|cluster| cluster.node(name).expect("a node").machine_type());
+            kind == Some(MachineType::ControlPlane)
+        };
+        let control_planes: Vec<String> =
+            names.iter().filter(|name| is_control_plane(name)).cloned().collect();
         std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -74,14 +94,26 @@ impl World {
                     let simulation = served.clone();
                     tokio::spawn(async move { simulation.serve(&name, listener).await });
                 }
-                ready.send(addresses).expect("the test waits");
+                let mut apis = Vec::new();
+                if let Some(kubernetes) = served_too {
+                    for name in control_planes {
+                        let listener =
+                            tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+                        apis.push(listener.local_addr().expect("bound"));
+                        let kubernetes = kubernetes.clone();
+                        tokio::spawn(async move { kubernetes.serve(&name, listener).await });
+                        // The kubeconfig leads to the first.
+                        tokio::task::yield_now().await;
+                    }
+                }
+                ready.send((addresses, apis)).expect("the test waits");
                 tokio::select! {
                     () = served.run() => {}
                     _ = stopped => {}
                 }
             });
         });
-        let addresses = bound.recv().expect("it serves");
+        let (addresses, apis) = bound.recv().expect("it serves");
         let mut directory = Directory::default();
         for ((name, address), node) in addresses.iter().zip(&nodes) {
             directory.add(name.clone(), *address);
@@ -90,10 +122,23 @@ impl World {
         // Somebody whom nobody reaches.
         directory.add("10.5.0.99", SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         simulation.set_directory(directory);
-        let world =
-            Self { simulation, directory: tempfile::tempdir().expect("a directory"), addresses, _stop: stop };
+        let directory = tempfile::tempdir().expect("a directory");
+        let kubernetes = kubernetes.zip(apis.first().copied());
+        let world = Self { simulation, directory, addresses, kubernetes, _stop: stop };
         world.write_talosconfig("config", Role::Admin, &first);
         world
+    }
+
+    /// Kubernetes, and where its API is.
+    pub(crate) fn kubernetes(&self) -> (&Kubernetes, SocketAddr) {
+        let (kubernetes, address) = self.kubernetes.as_ref().expect("a world with Kubernetes");
+        (kubernetes, *address)
+    }
+
+    /// Gives a node one more address under which the others find it.
+    pub(crate) fn call(&self, node: &str, address: &str) {
+        let found = self.addresses.iter().find(|(name, _)| name == node).expect("a node");
+        self.simulation.add_to_directory(address, found.1);
     }
 
     pub(crate) fn endpoint(&self, node: &str) -> String {
@@ -139,18 +184,19 @@ impl World {
         String::from_utf8(output.stderr).expect("text")
     }
 
+    /// A command that goes on, and what it prints.
     pub(crate) fn follow(&self, arguments: &[&str]) -> Following {
         let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("it runs");
         let stdout = child.stdout.take().expect("a pipe");
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Following { child, lines }
+        Following { child, lines: lines(stdout) }
+    }
+
+    /// A command that goes on, and what it says about itself.
+    pub(crate) fn listen(&self, arguments: &[&str]) -> Following {
+        let mut command = self.command(arguments);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let stderr = child.stderr.take().expect("a pipe");
+        Following { child, lines: lines(stderr) }
     }
 
     /// How a command that fails ends, and what it says.
@@ -183,6 +229,18 @@ impl World {
     }
 }
 
+fn lines(from: impl Read + Send + 'static) -> std::sync::mpsc::Receiver<String> {
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
 /// A command that goes on.
 pub(crate) struct Following {
     child: Child,
@@ -198,6 +256,31 @@ impl Following {
                 return line;
             }
         }
+    }
+}
+
+impl Following {
+    /// Does what Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        let id =
+            i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process");
+        rustix::process::kill_process(id, rustix::process::Signal::INT).expect("it is there");
+    }
+
+    /// Ends it at once, as a power cut does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it is there");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Waits for its end: the exit code, and what it said since the last line that was waited for.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+            said += &line;
+            said.push('\n');
+        }
+        (self.child.wait().expect("it ends").code(), said)
     }
 }
 
