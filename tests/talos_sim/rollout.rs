@@ -67,8 +67,9 @@ fn with_images(world: World) -> World {
     world
 }
 
-/// What each rollout here is told: to go, and not to take as long as with machines.
-const QUICK: [&str; 6] = ["--yes", "--soak", "300ms", "--boot-timeout", "20s", "--gate-timeout=15s"];
+/// What each rollout here is told: to go, and not to look as long as at machines. How long it waits for what comes late
+/// is for machines that are busy with other tests.
+const QUICK: [&str; 6] = ["--yes", "--soak", "300ms", "--boot-timeout", "90s", "--gate-timeout=60s"];
 
 fn upgrade(line: Line) -> Vec<String> {
     let mut arguments = vec!["upgrade".to_owned(), "--to".to_owned(), line.tag().to_owned()];
