@@ -42,8 +42,31 @@ fn twin(status: &Status) -> Option<String> {
     twins.next().is_none().then(|| twin.public_key.clone())
 }
 
+/// Since when the peer called `name` is there, or is not any more.
+fn since(status: &Status, name: &str) -> Option<u64> {
+    status.peers.iter().find(|peer| peer.name == name)?.since
+}
+
+/// How long two parts are cut off from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// As long as it takes to let somebody in: the sessions between the parts seem to be alive.
+    Short,
+    /// Until both parts have noticed.
+    Noticed,
+}
+
 #[test]
-fn two_parts_that_let_one_token_in_twice_agree_on_one_machine_when_they_meet() {
+fn two_parts_that_let_one_token_in_twice_agree_on_one_machine_after_a_short_cut() {
+    two_parts_let_one_token_in(Absence::Short);
+}
+
+#[test]
+fn two_parts_that_let_one_token_in_twice_agree_on_one_machine_after_a_long_cut() {
+    two_parts_let_one_token_in(Absence::Noticed);
+}
+
+fn two_parts_let_one_token_in(absence: Absence) {
     with_network(async |lab, operator| {
         let [a, b, c, d] = NAMES.map(|name| lab.node(name));
         operator.admit(&a).await?;
@@ -52,6 +75,7 @@ fn two_parts_that_let_one_token_in_twice_agree_on_one_machine_when_they_meet() {
         let seed = endpoint(&c).await?.to_string();
         let config = operator.token("twin", &["--seed", &seed]).await?;
         let parts = Cut::Sites("here".to_owned(), "there".to_owned());
+        let there_since = [since(&a.status().await?, "c"), since(&c.status().await?, "a")];
         lab.cut(parts.clone()).await?;
         for (machine, member) in [(&b, &a), (&d, &c)] {
             machine.write_config(&config).await?;
@@ -63,6 +87,13 @@ fn two_parts_that_let_one_token_in_twice_agree_on_one_machine_when_they_meet() {
             .await?;
             member.until_status("the machine", |status| twin(status).is_some()).await?;
             assert_reaches(member, machine).await?;
+        }
+        if absence == Absence::Noticed {
+            for ((member, other), before) in [(&a, "c"), (&c, "a")].into_iter().zip(there_since) {
+                // Dates are rounded.
+                let misses = |status: &Status| since(status, other) > before.map(|before| before + 1);
+                until_status_in(member, PATIENCE, misses).await?;
+            }
         }
         let keys = [&b, &d].map(|machine| machine.status());
         let [key_b, key_d] =
@@ -82,7 +113,7 @@ fn two_parts_that_let_one_token_in_twice_agree_on_one_machine_when_they_meet() {
             Ok(())
         };
         tokio::time::timeout(PATIENCE, agreed).await.expect("in time")?;
-        tell(&format!("one token in two parts: all agree {:?} after they met", began.elapsed()));
+        tell(&format!("one token in two parts, {absence:?}: all agree {:?} after they met", began.elapsed()));
         let (winner, loser) = if seen_a.as_ref() == Some(&key_b) { (&b, &key_d) } else { (&d, &key_b) };
         assert!(seen_a.as_ref() == Some(&key_b) || seen_a.as_ref() == Some(&key_d), "{seen_a:?}");
         for member in [&a, &c, winner] {

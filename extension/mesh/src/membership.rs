@@ -14,6 +14,7 @@ mod interface;
 mod keys;
 mod ring;
 mod saved;
+mod unconfirmed;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rand_chacha::ChaCha12Rng;
-use rand_core::SeedableRng as _;
+use rand_core::{RngCore as _, SeedableRng as _};
 use zeroize::Zeroizing;
 
 use crate::crypto::{Crypto, Secret};
@@ -295,7 +296,7 @@ impl Membership {
     /// Nothing comes from a peer any more.
     pub fn session_ended(&mut self, with: &IdentityKey) {
         self.reachable.remove(with);
-        self.upkeep.stop_asking(with);
+        self.upkeep.unconfirmed.forget(with);
     }
 
     /// Takes what came from `from` inside a session.
@@ -306,6 +307,7 @@ impl Membership {
         self.upkeep.heard(from, now.instant);
         // What a newer version says beside what we know is its matter.
         let Ok(message) = Message::decode(payload) else { return };
+        self.note_what_it_knows(&from, &message);
         match message {
             Message::Items(items) => {
                 for item in items {
@@ -323,6 +325,25 @@ impl Membership {
                 let outbox = self.gossip.handle(from, &message, &self.roster, now.instant);
                 self.send(outbox);
             }
+        }
+    }
+
+    /// Notes which of the news that it was told a member shows to know.
+    fn note_what_it_knows(&mut self, from: &IdentityKey, message: &Message<'_>) {
+        let unconfirmed = &mut self.upkeep.unconfirmed;
+        match message {
+            Message::Items(items) => {
+                let network = self.roster.network();
+                let digests = items.iter().filter_map(|item| Item::digest_of(item, network));
+                digests.for_each(|digest| unconfirmed.knows(from, digest));
+            }
+            Message::Have(digests) | Message::Want(digests) => {
+                digests.iter().for_each(|digest| unconfirmed.knows(from, *digest));
+            }
+            Message::Pong(question) => unconfirmed.answered(from, *question),
+            // Comparisons find out all that it lacks.
+            Message::Buckets(_) | Message::Bucket { .. } | Message::Part { .. } => unconfirmed.forget(from),
+            Message::Summary { .. } | Message::Ping(_) | Message::HelloKeys(_) | Message::Observed(_) => {}
         }
     }
 
@@ -458,6 +479,9 @@ impl Membership {
             self.roster.apply(Item::Announcement(announcement.clone()));
             self.introducer = None;
         }
+        if changed.iter().any(|identity| self.roster.is_barred(identity)) {
+            self.upkeep.answer_soon(now.instant, self.rng.next_u32());
+        }
         if changed.contains(&self.us.identity) {
             self.look_at_ourselves(now);
         }
@@ -530,7 +554,8 @@ impl Membership {
         let targets = self.targets();
         let outbox = self.gossip.push(bytes, digest, from, &targets, now.instant, &mut self.rng);
         if !outbox.is_empty() {
-            self.upkeep.told(targets.into_iter().filter(|to| Some(*to) != from), now.instant);
+            let told = targets.into_iter().filter(|to| Some(*to) != from);
+            told.for_each(|to| self.upkeep.unconfirmed.told(to, digest, now.instant));
         }
         self.send(outbox);
     }

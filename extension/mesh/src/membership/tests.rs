@@ -185,7 +185,7 @@ fn a_hello_to_a_member_that_is_off_is_no_news_to_others() {
 }
 
 #[test]
-fn who_is_silent_after_news_is_asked_until_it_knows_them() {
+fn who_does_not_show_that_it_knows_the_news_is_asked_until_it_does() {
     let mut first = first();
     let mut second = admit(2, &mut first, at(5));
     meet(&mut first, &mut second, at(6));
@@ -206,6 +206,9 @@ fn who_is_silent_after_news_is_asked_until_it_knows_them() {
         first.handle_timeout(at(seconds));
         assert!(said(&mut first) >= 2, "a question, and what it knows");
     }
+    // It is heard again, and shows nothing of what it knows.
+    first.handle_control(*second.identity(), &Message::Ping(1).encode(), at(33));
+    assert_eq!(said(&mut first), 1);
     first.handle_timeout(at(34));
     talk(&mut first, &mut second, at(34));
     assert!(second.roster().is_member(third.identity()));

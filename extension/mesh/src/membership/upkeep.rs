@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rand_core::RngCore as _;
 
+use super::unconfirmed::Unconfirmed;
 use super::{Heard, Membership, Now, Output, Phase};
 use crate::gossip::Message;
 use crate::hello::{Ask, Expected, Hello};
@@ -30,15 +31,19 @@ const CALL_LONGEST: Duration = Duration::from_secs(30);
 const MAX_EXPECTED: usize = 16;
 /// Members that are admitted once more in one round.
 const ANSWER_AT_ONCE: usize = 32;
+/// Wait before members are admitted once more whose admitter was barred just now, and its spread: others have to hear of
+/// that, too, or the new admission means nothing to them.
+const ANSWER_FIRST: Duration = Duration::from_millis(250);
+const ANSWER_SPREAD: u32 = 500;
+/// Wait before the next attempt, and how many there are before only rounds count.
+const ANSWER_NEXT: Duration = Duration::from_millis(400);
+const MAX_ANSWERS: u8 = 6;
 /// How long those whom we took up on trust wait for somebody who knew them before.
 const ANSWER_ON_TRUST_AFTER: Duration = Duration::from_secs(60);
 /// How long a member waits for its admitter to become known before it is judged by its token.
 const ADMIT_WAITING_AFTER: Duration = Duration::from_secs(20);
 /// Wait before an announcement is answered that somebody else made of this node.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(1);
-
-/// Silence after which a member that was told something new is asked whether it is there.
-const ANSWER_AFTER: Duration = Duration::from_secs(1);
 
 /// How often hello keys are told once more: nothing else finds out that a message with them was lost.
 const TELL_KEYS_AGAIN: u8 = 3;
@@ -55,12 +60,14 @@ pub(super) struct Upkeep {
     round_at: Instant,
     rotate_at: Option<Instant>,
     announce_at: Option<Instant>,
+    /// When members are to be admitted once more before the next round, and the how manieth attempt it is.
+    answer_at: Option<(Instant, u8)>,
     heard: Heard,
     meet: BTreeMap<IdentityKey, (Instant, Duration)>,
     /// Members that were asked whether they are there, and when.
     doubts: BTreeMap<IdentityKey, Instant>,
-    /// Members that were told something new and have said nothing since, and when they are to be asked.
-    unheard: BTreeMap<IdentityKey, Instant>,
+    /// Members that may have missed news.
+    pub(super) unconfirmed: Unconfirmed,
     call_at: Instant,
     call_wait: Duration,
     /// Which of the older hello keys is next.
@@ -81,10 +88,11 @@ impl Upkeep {
             round_at: now,
             rotate_at: None,
             announce_at: None,
+            answer_at: None,
             heard: Heard::new(),
             meet: BTreeMap::new(),
             doubts: BTreeMap::new(),
-            unheard: BTreeMap::new(),
+            unconfirmed: Unconfirmed::default(),
             call_at: now + CALL_FIRST,
             call_wait: CALL_FIRST,
             hellos: 0,
@@ -103,28 +111,6 @@ impl Upkeep {
         self.heard.insert(identity, now);
         self.call_wait = CALL_FIRST;
         self.meet.remove(&identity);
-        self.unheard.remove(&identity);
-    }
-
-    /// Members are told something new.
-    pub(super) fn told(&mut self, members: impl Iterator<Item = IdentityKey>, now: Instant) {
-        for member in members {
-            self.unheard.entry(member).or_insert(now + ANSWER_AFTER);
-        }
-    }
-
-    pub(super) fn stop_asking(&mut self, member: &IdentityKey) {
-        self.unheard.remove(member);
-    }
-
-    /// Members that are to be asked whether they are there.
-    fn take_unheard(&mut self, now: Instant) -> Vec<IdentityKey> {
-        let due = self.unheard.iter_mut().filter(|(_, at)| **at <= now);
-        due.map(|(member, at)| {
-            *at = now + ANSWER_AFTER;
-            *member
-        })
-        .collect()
     }
 
     /// Somebody heard of it.
@@ -159,7 +145,7 @@ impl Upkeep {
         self.doubts.remove(identity);
         self.heard.remove(identity);
         self.meet.remove(identity);
-        self.unheard.remove(identity);
+        self.unconfirmed.forget(identity);
     }
 
     pub(super) fn tell_keys_again(&mut self, to: IdentityKey) {
@@ -180,6 +166,19 @@ impl Upkeep {
     /// Not at once: two clones that answer each other would never stop.
     pub(super) fn announce_soon(&mut self, now: Instant) {
         self.announce_at.get_or_insert(now + ANNOUNCE_AFTER);
+    }
+
+    /// An admitter was barred: those that it let in need another before long.
+    pub(super) fn answer_soon(&mut self, now: Instant, random: u32) {
+        let spread = Duration::from_millis(u64::from(random % ANSWER_SPREAD));
+        self.answer_at = Some((now + ANSWER_FIRST + spread, 0));
+    }
+
+    /// Which attempt is due, if one is.
+    fn take_answer(&mut self, now: Instant) -> Option<u8> {
+        let (_, attempt) = self.answer_at.filter(|(at, _)| *at <= now)?;
+        self.answer_at = (attempt + 1 < MAX_ANSWERS).then_some((now + ANSWER_NEXT, attempt + 1));
+        Some(attempt)
     }
 
     fn heard_at(&self, identity: &IdentityKey) -> Instant {
@@ -203,8 +202,14 @@ impl Membership {
             Phase::Joining(joiner) => Some(joiner.deadline()),
             Phase::Member => {
                 let upkeep = &self.upkeep;
-                let unheard = upkeep.unheard.values().min().copied();
-                let others = [upkeep.rotate_at, upkeep.announce_at, unheard, Some(self.gossip.deadline())];
+                let answer = upkeep.answer_at.map(|(at, _)| at);
+                let others = [
+                    upkeep.rotate_at,
+                    upkeep.announce_at,
+                    answer,
+                    upkeep.unconfirmed.deadline(),
+                    Some(self.gossip.deadline()),
+                ];
                 Some(others.into_iter().flatten().fold(upkeep.round_at, Instant::min))
             }
             Phase::Barred => None,
@@ -219,7 +224,7 @@ impl Membership {
 
     fn look_after(&mut self, now: Now) {
         self.gossip_only(now);
-        self.ask_the_unheard(now);
+        self.ask_the_unconfirmed(now);
         if self.upkeep.announce_at.is_some_and(|at| at <= now.instant) {
             self.upkeep.announce_at = None;
             self.announce(now);
@@ -228,6 +233,9 @@ impl Membership {
         if self.upkeep.rotate_at.is_some_and(|at| at <= now.instant) {
             self.upkeep.rotate_at = None;
             self.rotate(now);
+        }
+        if let Some(attempt) = self.upkeep.take_answer(now.instant) {
+            self.answer_for_others(now, 1 << attempt);
         }
         if self.upkeep.round_at <= now.instant {
             self.upkeep.round_at = now.instant + ROUND;
@@ -243,20 +251,18 @@ impl Membership {
                 self.tell_keys(&member);
             }
             self.let_go(now);
-            self.answer_for_others(now);
+            self.answer_for_others(now, 1);
             self.admit_waiting(now);
             self.meet(now);
         }
     }
 
-    /// Who says nothing after it was told something new may be cut off for a while that is too short to end the session:
-    /// then news are lost, and the next comparison may be ten seconds away. It is asked, and told what we know, until it
-    /// is heard.
-    fn ask_the_unheard(&mut self, now: Now) {
-        for member in self.upkeep.take_unheard(now.instant) {
-            let question = Message::Ping(self.rng.next_u64());
+    /// Asks whoever may have missed news.
+    fn ask_the_unconfirmed(&mut self, now: Now) {
+        for (member, question) in self.upkeep.unconfirmed.ask(now.instant, || self.rng.next_u64()) {
             // Beside the comparisons that run: they go on.
-            self.send(vec![(member, Message::summary(&self.roster).encode()), (member, question.encode())]);
+            let messages = [Message::summary(&self.roster), Message::Ping(question)];
+            self.send(messages.iter().map(|message| (member, message.encode())).collect());
         }
     }
 
@@ -294,9 +300,9 @@ impl Membership {
     // Admitting again
 
     /// Admits those once more who depend on the word of a barred member, or on nobody's but their own: we knew them
-    /// before. Mostly the next on the ring does it; where that one cannot, anybody does after a while. Who took them up on
+    /// before. Mostly the next on the ring does it; where that one cannot, about `some` of all do. Who took them up on
     /// trust itself waits until those that know better had their time: it may be the only one that is left.
-    fn answer_for_others(&mut self, now: Now) {
+    fn answer_for_others(&mut self, now: Now, some: u32) {
         let mut unproven = self.roster.unproven().peekable();
         if unproven.peek().is_none() || !self.roster.is_member(&self.us.identity) {
             self.upkeep.unproven_since = None;
@@ -316,7 +322,7 @@ impl Membership {
             .cloned()
             .collect();
         found.retain(|settled| {
-            self.is_next_after(&settled.identity()) || self.rng.next_u32().is_multiple_of(crowd)
+            self.is_next_after(&settled.identity()) || self.rng.next_u32() % crowd.max(1) < some
         });
         for settled in found.into_iter().take(ANSWER_AT_ONCE) {
             // What others could have seen when it was admitted first has not changed.
