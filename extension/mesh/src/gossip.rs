@@ -49,7 +49,9 @@ pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
 /// Wait before notes are compared again with somebody with whom they differed.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How often notes are compared again with one that never agrees.
-const MAX_AGAIN: u8 = 8;
+const MAX_AGAIN: u8 = 16;
+/// How long a comparison may stay without an answer before it is begun again: some message of it was lost.
+const LOST_AFTER: Duration = Duration::from_millis(400);
 /// How long a comparison that was asked for may take before it is asked for again.
 const COMPARING: Duration = Duration::from_millis(200);
 /// Who waits for more items than these does not look for others at the same time.
@@ -339,7 +341,13 @@ impl Gossip {
             if let Some(again) = self.again.get_mut(&member) {
                 again.put_off = if puts_off { again.put_off + 1 } else { 0 };
                 // The count stays until they agree.
-                again.at = now + if puts_off { AGAIN_AFTER } else { SUMMARY_INTERVAL };
+                again.at = now
+                    + match again.count {
+                        _ if puts_off => AGAIN_AFTER,
+                        MAX_AGAIN.. => SUMMARY_INTERVAL,
+                        _ => LOST_AFTER,
+                    };
+                again.count = again.count.saturating_add(u8::from(!puts_off));
             }
             if !puts_off {
                 outbox.push((member, Message::summary(roster).encode()));
