@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ichor_tests::members::{Faults, Flapping, flapping, partition, run, spread};
+use ichor_tests::members::{Faults, Flapping, flapping, partition, run, spread, twice};
 
 /// Across a continent, with one datagram of a hundred lost.
 const FAR: Faults = Faults { delay: Duration::from_millis(10), jitter: Duration::from_millis(60), loss: 10 };
@@ -35,6 +35,19 @@ fn two_halves_of_a_network_come_together_within_three_seconds() {
     let result = partition(50, Duration::from_secs(120), 1, FAR);
     assert!(result.healed <= Duration::from_secs(3), "{result:?}");
     assert_eq!((result.members, result.bad_peers), (50 + 6 - 4, 0));
+}
+
+#[test]
+fn halves_that_used_one_token_both_agree_within_three_seconds_however_short_they_were_apart() {
+    for members in [2, 4, 10] {
+        for milliseconds in [0, 300, 2_000, 14_000, 60_000] {
+            for seed in 1..=5 {
+                let agreed = twice(members, Duration::from_millis(milliseconds), seed, FAR);
+                let what = format!("{members} members, {milliseconds} ms, seed {seed}: {agreed:?}");
+                assert!(agreed <= Duration::from_secs(3), "{what}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod network;
 mod owner;
 mod partition;
 mod spread;
+mod twice;
 mod world;
 
 pub use flapping::{Flapping, flapping};
@@ -18,4 +19,5 @@ pub use history::{Kind, Report, run};
 pub use idle::{Idle, idle};
 pub use partition::{Healing, partition};
 pub use spread::{Spread, percentile, spread};
+pub use twice::twice;
 pub use world::{Faults, NodeId, World};

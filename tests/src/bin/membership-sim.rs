@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use ichor_tests::members::{Faults, Kind, Report, flapping, idle, partition, percentile, run, spread};
+use ichor_tests::members::{Faults, Kind, Report, flapping, idle, partition, percentile, run, spread, twice};
 
 /// Histories between two words about how far it is.
 const PROGRESS: u64 = 5000;
@@ -60,6 +60,24 @@ enum Args {
         /// Seconds that the halves do not reach each other.
         #[arg(long, default_value_t = 600)]
         seconds: u64,
+        /// Datagrams lost, of a thousand.
+        #[arg(long, default_value_t = 10)]
+        loss: usize,
+    },
+    /// How fast two halves agree that used one single-use token both, in virtual time.
+    Twice {
+        /// How many members.
+        #[arg(long, default_value_t = 2)]
+        members: usize,
+        /// How many times, each with the next seed.
+        #[arg(long, default_value_t = 100)]
+        rounds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Milliseconds that the halves stay apart after both let somebody in.
+        #[arg(long, default_value_t = 2000)]
+        milliseconds: u64,
         /// Datagrams lost, of a thousand.
         #[arg(long, default_value_t = 10)]
         loss: usize,
@@ -127,6 +145,20 @@ fn main() -> ExitCode {
         }
         Args::Partition { members, rounds, seed, seconds, loss } => {
             halves(members, seed..seed + rounds, seconds, loss)
+        }
+        Args::Twice { members, rounds, seed, milliseconds, loss } => {
+            let length = Duration::from_millis(milliseconds);
+            let each =
+                (seed..seed + rounds).map(|seed| twice(members, length, seed, across_a_continent(loss)));
+            let mut times: Vec<_> = each.collect();
+            times.sort_unstable();
+            let [p50, p99, max] =
+                [50, 99, 100].map(|percent| percentile(&times, percent).unwrap_or_default());
+            println!(
+                "{members} members, one token used in both halves, apart for {milliseconds} ms more, {rounds} seeds \
+                 from {seed}, {loss} of 1000 lost: all agree after P50 {p50:.2?}, P99 {p99:.2?}, longest {max:.2?}"
+            );
+            ExitCode::SUCCESS
         }
         Args::Flapping { members, flapping: some, seconds, seed } => {
             let result = flapping(members, some, Duration::from_secs(seconds), seed, across_a_continent(10));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ichor_mesh::crypto::{Crypto as _, ModelCrypto};
 use ichor_mesh::hello::HelloKey;
+use ichor_mesh::join_string::JoinString;
 use ichor_mesh::key::PublicKey;
 use ichor_mesh::membership::{Membership, Saved};
 use ichor_mesh::record::IdentityKey;
@@ -70,13 +71,29 @@ impl Network {
 
     /// Switches on a newcomer that knows some members of a part of the network.
     pub(super) fn join(&mut self, part: usize) -> NodeId {
-        let seeds: Vec<SocketAddr> = (0..SEEDS).map(|_| World::address(self.any(part))).collect();
+        let seeds = (0..SEEDS).map(|_| World::address(self.any(part))).collect();
+        let join = self.token(seeds, part);
+        self.start(join, part)
+    }
+
+    /// Switches on two newcomers with the same token, one in each half of the network.
+    pub(super) fn join_in_both_halves(&mut self) -> [NodeId; 2] {
+        let seeds = [0, 1].map(|part| World::address(self.any(part))).to_vec();
+        let join = self.token(seeds, 0);
+        [0, 1].map(|part| self.start(join.clone(), part))
+    }
+
+    /// A token for one more member, with the hello key that one in `part` knows.
+    fn token(&mut self, seeds: Vec<SocketAddr>, part: usize) -> JoinString {
         let told_by = self.any(part);
         let hello = self.world.hello(told_by);
         let address = LATER_ADDRESSES + self.joined;
         let wish = wish(format!("late{}", self.joined), address, self.world.clock());
         self.joined += 1;
-        let join = self.owner.mint(&wish, hello, seeds, self.world.clock(), &mut self.random);
+        self.owner.mint(&wish, hello, seeds, self.world.clock(), &mut self.random)
+    }
+
+    fn start(&mut self, join: JoinString, part: usize) -> NodeId {
         let node = self.world.add_machine();
         self.world.machines[node.0].part = part;
         self.world.start_joining(node, join, None);

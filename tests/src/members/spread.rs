@@ -33,10 +33,10 @@ pub struct Spread {
     pub idle_on_the_wire: f64,
 }
 
-/// The value below which `percent` of `times` are.
+/// The least of `times`, shortest first, that `percent` of them do not exceed (the nearest rank).
 pub fn percentile(times: &[Duration], percent: usize) -> Option<Duration> {
-    let last = times.len().checked_sub(1)?;
-    times.get((times.len() * percent / 100).min(last)).copied()
+    let rank = (times.len() * percent).div_ceil(100).max(1);
+    times.get(rank - 1).copied()
 }
 
 /// Measures `rounds` of each kind of news among `members`.
@@ -99,4 +99,18 @@ pub(super) fn until(network: &mut Network, done: impl Fn(&Network) -> bool) -> D
         }
     }
     network.world.elapsed() - start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_nearest_rank() {
+        let times: Vec<_> = (1..=100).map(Duration::from_secs).collect();
+        let seconds = |times: &[Duration], percent| percentile(times, percent).map(|time| time.as_secs());
+        assert_eq!([0, 50, 99, 100].map(|percent| seconds(&times, percent)), [1, 50, 99, 100].map(Some));
+        assert_eq!([50, 99].map(|percent| seconds(&times[..3], percent)), [2, 3].map(Some));
+        assert_eq!(seconds(&[], 99), None);
+    }
 }
