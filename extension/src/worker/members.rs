@@ -6,6 +6,7 @@
 pub(super) mod candidates;
 mod disk;
 mod full_size;
+mod kept;
 mod sessions;
 mod shown;
 
@@ -49,8 +50,6 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const PLAUSIBLE_CLOCK: u64 = 1_767_225_600;
 /// How often neighbours hear of each other when there is nothing to say.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Members, this node included, up to which sessions are kept with all: no more than a network of 100 keeps for gossip.
-const KEPT_WITH_ALL: usize = 16;
 /// What was learned is saved at most this often.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -236,16 +235,6 @@ impl Members {
     pub(super) fn wanted(&mut self) -> BTreeSet<PublicKey> {
         let wanted = self.wanted_identities();
         self.by_key.iter().filter(|(_, identity)| wanted.contains(*identity)).map(|(key, _)| *key).collect()
-    }
-
-    /// The members with which sessions are kept: those that gossip needs, and in a small network all. There every pair is
-    /// then proven before anybody relies on it.
-    fn wanted_identities(&mut self) -> BTreeSet<IdentityKey> {
-        let mut wanted = self.membership.wanted();
-        if self.membership.roster().members().count() <= KEPT_WITH_ALL {
-            wanted.extend(self.membership.peers().map(|peer| peer.settled.identity()));
-        }
-        wanted
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.

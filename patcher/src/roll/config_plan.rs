@@ -22,6 +22,11 @@ pub(crate) type Texts = BTreeMap<Digest, Zeroizing<String>>;
 /// The stages by their names, in their order: what `--until` takes.
 pub(crate) const STAGES: [&str; 6] = ["pin", "mesh", "image", "prove", "switch", "firewall"];
 
+/// Nodes up to which every pair must be connected, and up to which each pair with a control plane. Daemons keep sessions
+/// that nobody uses yet in somewhat larger networks (ichord: `worker::members::kept`): relays and operators count there.
+const ALL_PAIRS: usize = 12;
+const PAIRS_WITH_CONTROL_PLANES: usize = 100;
+
 /// What a rollout of configs is made from.
 pub(crate) struct Source<'a> {
     pub(crate) cluster: &'a Cluster,
@@ -147,7 +152,7 @@ impl Source<'_> {
             let mut expect = self.expect(node, to);
             expect.daemon = kind != StepKind::Pin && expect.extensions.contains("ichor");
             if kind == StepKind::Switch {
-                expect.meshed = self.everybody_but(node);
+                expect.meshed = self.counted_on(node);
                 expect.advertised = self.advertised(node);
             }
             Some(Task { node, work: Work::Configure { from, to, how }, expect })
@@ -177,12 +182,23 @@ impl Source<'_> {
         Some(Arc::new([address.to_string()].into()))
     }
 
-    fn everybody_but(&self, node: usize) -> Arc<BTreeSet<usize>> {
-        Arc::new((0..self.targets.len()).filter(|other| *other != node).collect())
+    /// The nodes to which one must have sessions: the pairs with which daemons keep them unasked.
+    fn counted_on(&self, node: usize) -> Arc<BTreeSet<usize>> {
+        let count = self.targets.len();
+        let is_counted = |other: &usize| {
+            let voters = [node, *other].iter().filter(|it| self.targets[**it].votes).count();
+            let most = match voters {
+                2 => usize::MAX,
+                1 => PAIRS_WITH_CONTROL_PLANES,
+                _ => ALL_PAIRS,
+            };
+            *other != node && count <= most
+        };
+        Arc::new((0..count).filter(is_counted).collect())
     }
 
     fn prove(&self, node: usize) -> Task {
-        let meshed = self.everybody_but(node);
+        let meshed = self.counted_on(node);
         Task { node, work: Work::ProveMesh, expect: Expect { daemon: true, meshed, ..Expect::default() } }
     }
 
