@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ichor_lab::traffic::{self, Udp};
 use ichor_lab::{Link, Nat, Node, NodeSpec, Shape, Site};
+use ichor_tests::netns::until_succeeds;
 use ichord::status::{Peer, Status};
 
 use crate::network::{mesh, network_of, tell, until_status_in, until_whole, with_network_in};
@@ -127,8 +128,11 @@ fn in_a_small_network_all_pairs_are_proven_without_traffic() {
         network_of(vec![site("here", nodes), site("office", vec![op])]),
         async |lab, operator| {
             let nodes: Vec<_> = names.iter().map(|name| lab.node(name)).collect();
-            for node in &nodes {
+            for (count, node) in (1..).zip(&nodes) {
                 operator.admit(node).await?;
+                let knows_all =
+                    |status: &Status| status.network.as_ref().is_some_and(|network| network.members == count);
+                until_status_in(node, PATIENCE, knows_all).await?;
             }
             let proven = |status: &Status| {
                 status.peers.len() == names.len() - 1
@@ -136,6 +140,9 @@ fn in_a_small_network_all_pairs_are_proven_without_traffic() {
             };
             for node in &nodes {
                 until_status_in(node, PATIENCE, proven).await?;
+                // It stays so: a session that nobody uses ends after three minutes, unless it is kept.
+                let kept = "wg show ichor0 persistent-keepalive | grep -c '[0-9]$'";
+                until_succeeds(node, &format!("{kept} | grep -x {}", names.len() - 1)).await?;
             }
             Ok(())
         },
