@@ -94,7 +94,14 @@ pub(crate) fn make(source: &Source<'_>, policy: Policy) -> Made {
                     }
                     continue;
                 }
-                stages.extend(source.configs(kind, &mut now, &mut texts));
+                let mut steps = source.configs(kind, &mut now, &mut texts);
+                if kind == StepKind::Firewall {
+                    // For the time of a trial nobody may get in: not to all workers at once.
+                    steps
+                        .iter_mut()
+                        .for_each(|stage| stage.at_once = stage.at_once.min(policy.max_unavailable));
+                }
+                stages.extend(steps);
             }
             _ => {}
         }
