@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ichor_lab::talos::model::{Api, Cluster, Image, Line, MachineType, NodeSpec, Stage};
+use serde_json::Value;
 
 use crate::world::{World, machine_config};
 
@@ -86,6 +87,18 @@ fn strs(arguments: &[String]) -> Vec<&str> {
 fn roll(world: &World, arguments: &[String]) -> (Option<i32>, String) {
     let output = world.output(&strs(arguments));
     (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+}
+
+/// Runs a rollout for programs; its exit code, and what comes last.
+fn roll_json(world: &World, arguments: &[String]) -> (Option<i32>, Value) {
+    let output = world.output(&[&strs(arguments)[..], &["--output", "json"]].concat());
+    (output.status.code(), ending(&String::from_utf8(output.stdout).expect("text")))
+}
+
+/// The end of a run as programs read it.
+fn ending(stdout: &str) -> Value {
+    let last = stdout.lines().last().unwrap_or_else(|| panic!("it says nothing: {stdout}"));
+    serde_json::from_str(last).expect("a line of JSON")
 }
 
 /// The lines that the nodes run, in the order of their names.

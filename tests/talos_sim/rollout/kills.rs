@@ -68,6 +68,7 @@ fn a_tool_that_is_killed_at_any_moment_goes_on_where_it_was() {
             assert!(worst.degraded.len() <= 1 && !worst.had_no_quorum, "seed {seed}: {worst:?}");
         }
         assert!(is_whole(&world), "seed {seed}, after kill {round}");
+        eprintln!("{} kills", upgrades + moves);
     }
     eprintln!("{upgrades} of upgrades, {moves} of address migrations: each went on");
 }

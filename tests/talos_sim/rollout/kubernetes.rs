@@ -3,9 +3,9 @@
 use ichor_lab::kubernetes::{Mode, Pod};
 use ichor_lab::talos::model::Line;
 use ichorctl::kubernetes::lease::{NAME, NAMESPACE};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{QUICK, is_whole, lines, nodes, with_images};
+use super::{QUICK, ending, is_whole, lines, nodes, strs, with_images};
 use crate::world::World;
 
 /// Three control planes and two workers, which know Kubernetes.
@@ -22,10 +22,6 @@ fn locked(world: &World, command: &[&str]) -> Vec<String> {
 
 fn upgrade(world: &World, more: &[&str]) -> Vec<String> {
     locked(world, &[&["upgrade", "--to", Line::V1_14.tag()], more].concat())
-}
-
-fn strs(arguments: &[String]) -> Vec<&str> {
-    arguments.iter().map(String::as_str).collect()
 }
 
 fn pod(name: &str, controller: &str, refusals: u32) -> Pod {
@@ -46,12 +42,6 @@ fn holder(world: &World) -> Option<String> {
 
 fn is_cordoned(world: &World, node: &str) -> bool {
     world.kubernetes().0.node(node)["spec"]["unschedulable"] == true
-}
-
-/// The end of a run as programs read it.
-fn ending(stdout: &str) -> Value {
-    let last = stdout.lines().last().unwrap_or_else(|| panic!("it says nothing: {stdout}"));
-    serde_json::from_str(last).expect("a line of JSON")
 }
 
 #[test]

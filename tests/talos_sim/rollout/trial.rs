@@ -1,8 +1,9 @@
 //! Configs that may lock us out are tried first.
 
 use ichor_lab::talos::model::Line;
+use serde_json::json;
 
-use super::{NODES, apply, cluster_file, raise_interfaces, roll, strs, world};
+use super::{NODES, apply, cluster_file, raise_interfaces, roll, roll_json, strs, world};
 use crate::world::World;
 
 /// A cluster with the mesh, and a file that wants its firewall closed.
@@ -52,8 +53,8 @@ fn a_firewall_is_tried_and_kept_where_the_node_answers_both_ways() {
             .iter()
             .all(|(node, _)| world.simulation.look(|it| !it.node(node).expect("a node").is_on_trial()))
     );
-    let (code, said) = roll(&world, &apply(&[]));
-    assert_eq!((code, said.contains("nothing to do")), (Some(0), true), "{said}");
+    let (code, end) = roll_json(&world, &apply(&[]));
+    assert_eq!((code, &end["result"]), (Some(0), &json!("nothing to do")), "{end}");
 }
 
 #[test]
@@ -75,9 +76,9 @@ fn a_firewall_that_locks_us_out_is_taken_back_by_the_node_and_ends_the_run() {
     assert!(!changed.contains(&"cp-2") && !changed.contains(&"w-1"), "{changed:?}: {said}");
     // The rules are mended: the same command goes on.
     set_shut_out(&world, "cp-2", false);
-    let (code, said) = roll(&world, &apply(&["--trial", "20s"]));
-    assert_eq!(code, Some(0), "{said}");
-    assert!(NODES.iter().all(|(node, _)| is_closed(&world, node) == (true, true)), "{said}");
+    let (code, end) = roll_json(&world, &apply(&["--trial", "20s"]));
+    assert_eq!((code, &end["result"]), (Some(0), &json!("done")), "{end}");
+    assert!(NODES.iter().all(|(node, _)| is_closed(&world, node) == (true, true)), "{end}");
 }
 
 #[test]
@@ -85,10 +86,12 @@ fn a_node_that_does_not_answer_over_the_mesh_takes_its_firewall_back() {
     let world = about_to_close();
     // Others look for it at an address where nobody is.
     world.simulation.add_to_directory("10.213.1.11", "127.0.0.1:1".parse().expect("an address"));
-    let (code, said) = roll(&world, &apply(&["--trial", "6s"]));
-    assert_eq!(code, Some(4), "{said}");
-    assert!(said.contains("w-1: the config that was tried has gone away by itself"), "{said}");
-    assert!(said.contains("it does not answer over the mesh"), "{said}");
+    let (code, end) = roll_json(&world, &apply(&["--trial", "6s"]));
+    assert_eq!((code, &end["result"]), (Some(4), &json!("stopped")), "{end}");
+    let why = end["why"].as_str().expect("a reason");
+    assert!(why.contains("w-1: the config that was tried has gone away by itself"), "{why}");
+    assert!(why.contains("it does not answer over the mesh"), "{why}");
+    assert_eq!(end["nodes"], json!(["cp-1", "cp-2", "cp-3"]), "what was closed before stays so: {end}");
     assert_eq!(is_closed(&world, "w-1"), (false, false));
 }
 

@@ -42,6 +42,8 @@ fn nothing_is_touched_without_a_word_of_the_operator() {
     let (code, said) = world.refuse(&["upgrade", "--to", to, "--no-lock"]);
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("the same command with --yes does it"), "{said}");
+    let (code, said) = world.refuse(&["upgrade", "--to", to, "--no-lock", "--yes", "--max-unavailable", "0"]);
+    assert_eq!(code, Some(2), "{said}");
     let (code, said) = world.refuse(&["upgrade", "--to", to, "--yes"]);
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("say --no-lock"), "{said}");
