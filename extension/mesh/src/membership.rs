@@ -459,16 +459,10 @@ impl Membership {
             self.push(&item.to_bytes(), digest, None, now);
         }
         let changed = self.roster.take_changed();
-        for identity in &changed {
-            if !self.is_peer(identity) {
-                self.reachable.remove(identity);
-                self.upkeep.forget(identity);
-            }
-            self.output.push_back(Output::Event(Event::Changed(*identity)));
-        }
         if changed.is_empty() {
             return;
         }
+        changed.iter().for_each(|identity| self.tell_changed(*identity));
         if let Some(ring) = &mut self.ring {
             changed.iter().for_each(|identity| ring.set(*identity, self.roster.is_member(identity)));
         }
@@ -477,7 +471,7 @@ impl Membership {
         {
             // From now on it is a member like any other.
             self.roster.apply(Item::Announcement(announcement.clone()));
-            self.introducer = None;
+            self.set_introducer(None);
         }
         if changed.iter().any(|identity| self.roster.is_barred(identity)) {
             self.upkeep.answer_soon(now.instant, self.rng.next_u32());
@@ -490,6 +484,23 @@ impl Membership {
                 self.take(Item::Announcement(announcement), None, now);
             }
         }
+    }
+
+    /// Takes another introducer, or none, in place of the one that there is.
+    fn set_introducer(&mut self, introducer: Option<(Settled, SignedAnnouncement)>) {
+        let before = std::mem::replace(&mut self.introducer, introducer);
+        let both = before.iter().chain(&self.introducer).map(|(settled, _)| settled.identity());
+        let both: BTreeSet<_> = both.collect();
+        both.into_iter().for_each(|identity| self.tell_changed(identity));
+    }
+
+    /// Tells the driver that `identity` may have become a peer, be none any more, or be somewhere else.
+    fn tell_changed(&mut self, identity: IdentityKey) {
+        if !self.is_peer(&identity) {
+            self.reachable.remove(&identity);
+            self.upkeep.forget(&identity);
+        }
+        self.output.push_back(Output::Event(Event::Changed(identity)));
     }
 
     fn look_at_ourselves(&mut self, now: Now) {

@@ -63,6 +63,7 @@ impl Membership {
             self.keys.add(key, self.crypto);
         }
         self.phase = Phase::Member;
+        self.upkeep.call_later(now.instant);
         self.us.settled = Some(outcome.settled.clone());
         self.us.announcement = outcome.announcement;
         self.us.began_alone = outcome.settled.is_self_admitted();
@@ -94,15 +95,31 @@ impl Membership {
             _ => None,
         });
         let Some(announcement) = announcement.filter(|_| identity != self.us.identity) else { return };
-        if !self.reachable.iter().any(|member| self.roster.is_member(member)) {
+        let is_heard_out = self.hears_introducer_out(now);
+        if !is_heard_out && !self.reachable.iter().any(|member| self.roster.is_member(member)) {
             self.sponsor = Some(identity);
         }
         if self.is_judged(&identity) {
             self.met = Some(identity);
             self.take(Item::Announcement(announcement), None, now);
-        } else {
-            self.introducer = Some((settled, announcement));
+        } else if !is_heard_out || self.is_introducer(&identity) {
+            if !self.is_introducer(&identity) {
+                self.upkeep.hear_out(now.instant);
+            }
+            self.set_introducer(Some((settled, announcement)));
         }
+    }
+
+    fn is_introducer(&self, identity: &IdentityKey) -> bool {
+        self.introducer.as_ref().is_some_and(|(settled, _)| settled.identity() == *identity)
+    }
+
+    /// Whether the introducer is there and telling what it knows: a call is answered by several, and if each took the
+    /// place of the one before, none would come to an end. Who has proven nothing for long does not keep others away.
+    fn hears_introducer_out(&self, now: Now) -> bool {
+        let introducer = self.introducer.as_ref().map(|(settled, _)| settled.identity());
+        introducer.is_some_and(|identity| self.reachable.contains(&identity))
+            && self.upkeep.is_heard_out(now.instant)
     }
 
     /// Whether nothing that we know speaks against a member that we do not know, or against who admitted it. An owner

@@ -49,7 +49,7 @@ pub enum Event {
     Taken,
     /// The node cannot ask to be let in.
     CannotJoin(JoinError),
-    /// A member appeared, went, moved or was renamed: [`Membership::peers`](super::Membership::peers) may be different.
+    /// A member or an introducer appeared, went, moved or was renamed: [`Membership::peers`](super::Membership::peers) may be different.
     Changed(IdentityKey),
     /// This node is no member any more.
     Barred(Status),

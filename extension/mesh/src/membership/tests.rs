@@ -12,6 +12,7 @@ use crate::roster::ItemDigest;
 use crate::testing::{epoch, secs};
 
 mod hostile;
+mod introduced;
 mod replacing;
 
 const CLOCK: u64 = 1_800_000_100;

@@ -27,6 +27,8 @@ const MEET_AT_ONCE: usize = 4;
 /// Waits between two calls for anybody, while there is no session at all.
 const CALL_FIRST: Duration = Duration::from_secs(1);
 const CALL_LONGEST: Duration = Duration::from_secs(30);
+/// How long an introducer that is there has time to prove itself before another may take its place.
+const HEAR_OUT: Duration = Duration::from_secs(8);
 /// Hellos whose replies are still opened.
 const MAX_EXPECTED: usize = 16;
 /// Members that are admitted once more in one round.
@@ -70,6 +72,7 @@ pub(super) struct Upkeep {
     pub(super) unconfirmed: Unconfirmed,
     call_at: Instant,
     call_wait: Duration,
+    hear_out_until: Instant,
     /// Which of the older hello keys is next.
     hellos: usize,
     /// How often members are still told our hello keys.
@@ -95,6 +98,7 @@ impl Upkeep {
             unconfirmed: Unconfirmed::default(),
             call_at: now + CALL_FIRST,
             call_wait: CALL_FIRST,
+            hear_out_until: now,
             hellos: 0,
             tell_keys: BTreeMap::new(),
             expected: VecDeque::new(),
@@ -111,6 +115,20 @@ impl Upkeep {
         self.heard.insert(identity, now);
         self.call_wait = CALL_FIRST;
         self.meet.remove(&identity);
+    }
+
+    /// Who let us in has time to begin a session, before others are called.
+    pub(super) fn call_later(&mut self, now: Instant) {
+        self.call_at = now + CALL_FIRST;
+    }
+
+    /// There is another introducer.
+    pub(super) fn hear_out(&mut self, now: Instant) {
+        self.hear_out_until = now + HEAR_OUT;
+    }
+
+    pub(super) fn is_heard_out(&self, now: Instant) -> bool {
+        now < self.hear_out_until
     }
 
     /// Somebody heard of it.
