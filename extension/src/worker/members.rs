@@ -271,10 +271,13 @@ impl Members {
 
     /// Keys were agreed upon with a peer.
     pub(super) fn session_began(&mut self, with: &PublicKey) {
-        let Some(identity) = self.by_key.get(with) else { return };
+        // Who became a peer again a moment ago may be none here yet: the next look finds its session.
+        let Some(identity) = self.by_key.get(with).copied().filter(|who| self.membership.is_peer(who)) else {
+            return;
+        };
         if self.sessions.began(*with, clock::now()) {
             self.proofs.restart(with, clock::now());
-            self.membership.session_began(*identity, now());
+            self.membership.session_began(identity, now());
         }
     }
 
@@ -308,8 +311,12 @@ impl Members {
     /// Looks at all sessions: who is silent is asked, who stays silent is gone, who is wanted is called.
     pub(super) fn look(&mut self, sessions: &[PeerStatus]) -> Vec<Send> {
         let wanted = self.wanted();
-        let alive: BTreeMap<_, _> =
-            sessions.iter().filter(|peer| peer.has_session).map(|peer| (peer.key, peer.rx_bytes)).collect();
+        let is_peer = |key| self.by_key.get(key).is_some_and(|identity| self.membership.is_peer(identity));
+        let alive: BTreeMap<_, _> = sessions
+            .iter()
+            .filter(|peer| peer.has_session && is_peer(&peer.key))
+            .map(|peer| (peer.key, peer.rx_bytes))
+            .collect();
         let looked = self.sessions.look(&alive, &wanted, clock::now());
         for identity in looked.ended.iter().filter_map(|key| self.by_key.get(key)) {
             tracing::debug!(member = %identity, "nothing comes from it any more");
