@@ -58,6 +58,8 @@ pub(super) struct Machine {
     /// Rises when the process starts: what was under way to the old one is lost.
     incarnation: u64,
     sessions: BTreeMap<NodeId, Session>,
+    /// Its peers, as far as its driver was told.
+    peers: BTreeSet<IdentityKey>,
     /// Which part of a split network it is in.
     pub(super) part: usize,
     /// What its clock shows, if not the truth.
@@ -165,6 +167,7 @@ impl World {
             saved: None,
             incarnation: 0,
             sessions: BTreeMap::new(),
+            peers: BTreeSet::new(),
             part: 0,
             clock: None,
             is_clone: false,
@@ -242,6 +245,7 @@ impl World {
         }
         machine.membership = None;
         machine.sessions.clear();
+        machine.peers.clear();
         machine.incarnation += 1;
         machine.wake = None;
         machine.answered = None;
@@ -297,6 +301,7 @@ impl World {
 
     fn boot(&mut self, node: NodeId, membership: Membership) {
         let machine = &mut self.machines[node.0];
+        machine.peers = membership.peers().map(|peer| peer.settled.identity()).collect();
         machine.membership = Some(membership);
         let incarnation = machine.incarnation;
         let stagger = Duration::from_millis(self.random.below(1000) as u64);
@@ -361,7 +366,8 @@ impl World {
     /// Whether two nodes could have a session.
     pub fn mutual(&self, a: NodeId, b: NodeId) -> bool {
         let (Some(one), Some(two)) = (self.membership(a), self.membership(b)) else { return false };
-        self.linked(a, b) && one.is_peer(two.identity()) && two.is_peer(one.identity())
+        let accepts = |node: NodeId, peer: &Membership| self.machines[node.0].peers.contains(peer.identity());
+        self.linked(a, b) && accepts(a, two) && accepts(b, one)
     }
 
     /// How often a node asked its driver to look at a peer again.
@@ -490,9 +496,15 @@ impl World {
                         self.send_to(node, destination, &datagram);
                     }
                 }
-                Output::Event(Event::Changed(_)) => *self.changes.entry(node).or_default() += 1,
+                Output::Event(Event::Changed(identity)) => {
+                    *self.changes.entry(node).or_default() += 1;
+                    self.look_at_peer(node, identity);
+                }
                 Output::Event(event) => {
                     joined |= event == Event::Joined;
+                    if matches!(event, Event::Joined | Event::Barred(_)) {
+                        self.look_at_peers(node);
+                    }
                     if !matches!(event, Event::Observed(_)) {
                         self.events.push((node, event));
                     }
@@ -504,6 +516,22 @@ impl World {
             self.connect(node);
         }
         self.schedule(node);
+    }
+
+    /// A driver knows nothing of its node's peers but what it looks up when it is told to.
+    fn look_at_peers(&mut self, node: NodeId) {
+        let machine = &mut self.machines[node.0];
+        let peers = machine.membership.iter().flat_map(Membership::peers);
+        machine.peers = peers.map(|peer| peer.settled.identity()).collect();
+    }
+
+    fn look_at_peer(&mut self, node: NodeId, identity: IdentityKey) {
+        let machine = &mut self.machines[node.0];
+        if machine.membership.as_ref().is_some_and(|membership| membership.is_peer(&identity)) {
+            machine.peers.insert(identity);
+        } else {
+            machine.peers.remove(&identity);
+        }
     }
 
     fn schedule(&mut self, node: NodeId) {
