@@ -486,14 +486,6 @@ impl Membership {
         }
     }
 
-    /// Takes another introducer, or none, in place of the one that there is.
-    fn set_introducer(&mut self, introducer: Option<(Settled, SignedAnnouncement)>) {
-        let before = std::mem::replace(&mut self.introducer, introducer);
-        let both = before.iter().chain(&self.introducer).map(|(settled, _)| settled.identity());
-        let both: BTreeSet<_> = both.collect();
-        both.into_iter().for_each(|identity| self.tell_changed(identity));
-    }
-
     /// Tells the driver that `identity` may have become a peer, be none any more, or be somewhere else.
     fn tell_changed(&mut self, identity: IdentityKey) {
         if !self.is_peer(&identity) {

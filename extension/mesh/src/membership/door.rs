@@ -1,5 +1,6 @@
 //! What comes and goes outside sessions: joining, admitting, meeting, acts of owners.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand_core::RngCore as _;
@@ -8,6 +9,7 @@ use super::{Event, Membership, Now, Output, Phase};
 use crate::gossip::Message;
 use crate::hello::{Acted, Ask, Received};
 use crate::join::{Outcome, Progress, Reply, Request, Verdict, Via, judge, judge_newcomer};
+use crate::record::announcement::SignedAnnouncement;
 use crate::record::grant::SignedGrant;
 use crate::record::receipt::{Receipt, SignedReceipt};
 use crate::record::{IdentityKey, OwnerKey, RecordId};
@@ -108,6 +110,14 @@ impl Membership {
             }
             self.set_introducer(Some((settled, announcement)));
         }
+    }
+
+    /// Takes another introducer, or none, in place of the one that there is.
+    pub(super) fn set_introducer(&mut self, introducer: Option<(Settled, SignedAnnouncement)>) {
+        let before = std::mem::replace(&mut self.introducer, introducer);
+        let both = before.iter().chain(&self.introducer).map(|(settled, _)| settled.identity());
+        let both: BTreeSet<_> = both.collect();
+        both.into_iter().for_each(|identity| self.tell_changed(identity));
     }
 
     fn is_introducer(&self, identity: &IdentityKey) -> bool {

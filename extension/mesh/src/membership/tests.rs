@@ -14,6 +14,7 @@ use crate::testing::{epoch, secs};
 mod hostile;
 mod introduced;
 mod replacing;
+mod seeking;
 
 const CLOCK: u64 = 1_800_000_100;
 const OWNER: Secret = Secret::new([1; 32]);

@@ -22,6 +22,8 @@ const ROTATE_AFTER: Duration = Duration::from_secs(3);
 /// Wait before a neighbour without session is sent a hello; then longer and longer.
 const MEET_AFTER: Duration = Duration::from_secs(4);
 const MEET_LONGEST: Duration = Duration::from_secs(120);
+/// How often one of all members, drawn at random, looks whether there is somebody whom it does not know of.
+const SEEK_INTERVAL: Duration = Duration::from_secs(120);
 /// Neighbours that are sent a hello in one round.
 const MEET_AT_ONCE: usize = 4;
 /// Waits between two calls for anybody, while there is no session at all.
@@ -73,6 +75,7 @@ pub(super) struct Upkeep {
     call_at: Instant,
     call_wait: Duration,
     hear_out_until: Instant,
+    seek_at: Instant,
     /// Which of the older hello keys is next.
     hellos: usize,
     /// How often members are still told our hello keys.
@@ -99,6 +102,7 @@ impl Upkeep {
             call_at: now + CALL_FIRST,
             call_wait: CALL_FIRST,
             hear_out_until: now,
+            seek_at: now + SEEK_INTERVAL,
             hellos: 0,
             tell_keys: BTreeMap::new(),
             expected: VecDeque::new(),
@@ -386,6 +390,7 @@ impl Membership {
         if missing.is_empty() {
             self.met = None;
         }
+        self.seek(now);
         let mut sent = 0;
         for member in missing {
             let first = (now.instant + MEET_AFTER, MEET_AFTER);
@@ -410,6 +415,21 @@ impl Membership {
                 sent += 1;
                 self.send_meet(to);
             }
+        }
+    }
+
+    /// Two parts of a network in which nobody knows of anybody of the other miss nobody. So somebody asks now and then all
+    /// the same, at the seeds and on the network segment: one of all, as the answer tells the others.
+    fn seek(&mut self, now: Now) {
+        if self.upkeep.seek_at > now.instant {
+            return;
+        }
+        self.upkeep.seek_at = now.instant + SEEK_INTERVAL;
+        let members = u32::try_from(self.roster.members().count()).unwrap_or(u32::MAX);
+        if self.rng.next_u32().is_multiple_of(members.max(1)) {
+            let mut to: Vec<_> = self.us.seeds.iter().copied().map(Destination::Address).collect();
+            to.push(Destination::Lan);
+            self.send_meet(to);
         }
     }
 
