@@ -128,11 +128,9 @@ fn in_a_small_network_all_pairs_are_proven_without_traffic() {
         network_of(vec![site("here", nodes), site("office", vec![op])]),
         async |lab, operator| {
             let nodes: Vec<_> = names.iter().map(|name| lab.node(name)).collect();
-            for (count, node) in (1..).zip(&nodes) {
+            // All at once: most are let in by others that came a moment ago.
+            for node in &nodes {
                 operator.admit(node).await?;
-                let knows_all =
-                    |status: &Status| status.network.as_ref().is_some_and(|network| network.members == count);
-                until_status_in(node, PATIENCE, knows_all).await?;
             }
             let proven = |status: &Status| {
                 status.peers.len() == names.len() - 1
