@@ -18,6 +18,14 @@ fn world() -> World {
     world
 }
 
+/// A registry that answers as long as the runtime is there.
+pub(crate) fn registry() -> (tokio::runtime::Runtime, TestRegistry) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("made");
+    let registry = runtime.block_on(TestRegistry::start(false)).expect("it starts");
+    (runtime, registry)
+}
+
 const BUILD: [&str; 6] = ["image", "build", "--amd64", "amd64", "--arm64", "arm64"];
 
 #[test]
@@ -43,9 +51,7 @@ fn an_image_is_built_the_same_twice_inspected_and_pushed() {
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!((&json["digest"], &json["faults"]), (&digest.clone().into(), &serde_json::json!([])));
 
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("made");
-    let registry = runtime.block_on(TestRegistry::start(false)).expect("it starts");
+    let (_runtime, registry) = registry();
     let reference = format!("{}/you/ichor:0.1.0", registry.address);
     let pushed = world.run(&["image", "push", "--plain-http", "two.tar", &reference]);
     assert_eq!(pushed.trim(), format!("{reference}@{digest}"));

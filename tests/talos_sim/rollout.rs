@@ -1,9 +1,11 @@
 //! Rollouts by the operator's tool against simulated nodes.
 
+mod installer;
 mod kills;
 mod kubernetes;
 mod look;
 mod migrate;
+mod skip;
 mod story;
 mod trial;
 mod upgrade;
@@ -77,6 +79,10 @@ fn upgrade(line: Line) -> Vec<String> {
     arguments.extend(QUICK.map(str::to_owned));
     arguments.push("--no-lock".to_owned());
     arguments
+}
+
+fn upgrade_with(line: Line, more: &[&str]) -> Vec<String> {
+    upgrade(line).into_iter().chain(more.iter().map(|it| (*it).to_owned())).collect()
 }
 
 fn strs(arguments: &[String]) -> Vec<&str> {

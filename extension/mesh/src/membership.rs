@@ -252,8 +252,8 @@ impl Membership {
 
     /// Whether `identity` may have a session with this node.
     pub fn is_peer(&self, identity: &IdentityKey) -> bool {
-        let introducer = self.introducer.as_ref().is_some_and(|(settled, _)| settled.identity() == *identity);
-        self.is_member() && *identity != self.us.identity && (introducer || self.roster.is_member(identity))
+        let is_known = self.is_introducer(identity) || self.roster.is_member(identity);
+        self.is_member() && *identity != self.us.identity && is_known
     }
 
     /// With whom sessions should be kept for gossip.

@@ -15,8 +15,8 @@ use crate::exit::{Exit, UsageError};
 use crate::extension::{self, Fault, MAX_BINARY_BYTES, Rule};
 use crate::files::{AtomicFile, read_bounded};
 use crate::image::{
-    self, Digest, DockerConfig, Image, Inputs, Inspection, InstallerContents, PlatformReport, Reference,
-    Registry, write_archive, write_directory,
+    self, Digest, Image, Inputs, Inspection, InstallerContents, PlatformReport, Reference, Registry,
+    write_archive, write_directory,
 };
 use crate::output::{Format, Output, Table, bytes, escape, note};
 use crate::patch::TalosLine;
@@ -244,7 +244,7 @@ impl Inspect {
         } else {
             let missing = |error| UsageError(format!("{} is no file; {error}", self.image));
             let reference: Reference = self.image.parse().map_err(missing)?;
-            registry(&reference, self.plain_http)?.pull(&reference).await?
+            Registry::open(&reference, self.plain_http)?.pull(&reference).await?
         };
         let inspection = image::inspect(&store)?;
         let report = Report::new(&inspection);
@@ -279,16 +279,11 @@ impl Push {
             anyhow::bail!("the image is not pushed, it breaks rules: {}", faults.join("; "));
         }
         let tag = self.reference.tag.clone().unwrap_or_else(|| "latest".to_owned());
-        let digest = registry(&self.reference, self.plain_http)?.push(&store, &tag).await?;
+        let digest = Registry::open(&self.reference, self.plain_http)?.push(&store, &tag).await?;
         let Reference { host, repository, .. } = &self.reference;
         Output::new(Format::Text).raw(format!("{host}/{repository}:{tag}@{digest}\n").as_bytes())?;
         Ok(Exit::Done)
     }
-}
-
-fn registry(reference: &Reference, plain_http: bool) -> anyhow::Result<Registry> {
-    let credentials = DockerConfig::open()?.credentials(&reference.host)?;
-    Ok(Registry::new(reference, credentials, plain_http)?)
 }
 
 /// What is printed as JSON.

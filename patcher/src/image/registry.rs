@@ -13,7 +13,7 @@ use ::http::{Method, StatusCode};
 
 use self::auth::{Access, Authorizer};
 use self::http::{Answer, Body, Client};
-use super::docker::Credentials;
+use super::docker::{Credentials, DockerConfig, DockerConfigError};
 use super::layout::{MAX_BLOBS, Store, json, parse, verify};
 use super::model::{
     DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST, MAX_DOCUMENT, Manifest,
@@ -67,6 +67,9 @@ pub enum RegistryError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The credentials cannot be read.
+    #[error(transparent)]
+    Credentials(#[from] DockerConfigError),
     /// A blob or document is not what it should be.
     #[error(transparent)]
     Content(#[from] LayoutError),
@@ -98,6 +101,16 @@ impl Registry {
             base: format!("{scheme}://{}/v2/{}", reference.host, reference.repository),
             repository: reference.repository.clone(),
         })
+    }
+
+    /// The same with the credentials that this user has for it ([`DockerConfig`]).
+    ///
+    /// # Errors
+    ///
+    /// When these cannot be read, too.
+    pub fn open(reference: &Reference, plain_http: bool) -> Result<Self, RegistryError> {
+        let credentials = DockerConfig::open()?.credentials(&reference.host)?;
+        Self::new(reference, credentials, plain_http)
     }
 
     /// Uploads what is missing of an image and gives it its tag, then asks what the tag is.

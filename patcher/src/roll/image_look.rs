@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{image_check, sealed};
 use crate::api::TalosVersion;
-use crate::image::{DockerConfig, InstallerContents, Reference, Registry};
+use crate::image::{InstallerContents, Reference, Registry};
 
 /// The record of images that were looked at, in the folder that is named.
 pub(crate) fn record_path(folder: &Path) -> PathBuf {
@@ -50,8 +50,7 @@ pub(crate) async fn inspect(
 ) -> anyhow::Result<InstallerContents> {
     let host = reference.host.rsplit_once(':').map_or(reference.host.as_str(), |(host, _)| host);
     let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback());
-    let credentials = DockerConfig::open()?.credentials(&reference.host)?;
-    let mut registry = Registry::new(reference, credentials, plain_http || is_here)?;
+    let mut registry = Registry::open(reference, plain_http || is_here)?;
     registry.installer(reference, machine).await.with_context(|| format!("failed to look into {reference}"))
 }
 

@@ -120,7 +120,7 @@ impl Membership {
         both.into_iter().for_each(|identity| self.tell_changed(identity));
     }
 
-    fn is_introducer(&self, identity: &IdentityKey) -> bool {
+    pub(super) fn is_introducer(&self, identity: &IdentityKey) -> bool {
         self.introducer.as_ref().is_some_and(|(settled, _)| settled.identity() == *identity)
     }
 

@@ -3,10 +3,11 @@
 use ichor_lab::talos::Role;
 use ichor_lab::talos::model::{Image, Line};
 use ichor_tests::extension::installer::{INITRAMFS, archive, initramfs, kernel, put};
-use ichor_tests::extension::registry::TestRegistry;
 use ichorctl::image::{Digest, InstallerContents, InstallerImageError, installer_contents};
 
+use super::{roll, upgrade_with};
 use crate::client::Clients;
+use crate::image::registry;
 use crate::world::World;
 
 const RELEASE: &[u8] = b"NAME=\"Talos\"\nID=talos\nVERSION_ID=v1.14.1\n";
@@ -65,9 +66,7 @@ fn no_change_of_a_byte_makes_it_panic() {
 #[test]
 fn an_upgrade_looks_into_the_image_and_takes_it_by_its_digest() {
     let world = World::new(Line::V1_13);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("made");
-    let registry = runtime.block_on(TestRegistry::start(false)).expect("it starts");
+    let (runtime, registry) = registry();
     let tag = Line::V1_14.tag();
     let image = |name: &str| format!("{}/you/{name}:{tag}", registry.address);
     let whole = put(&registry, "you/whole", tag, tag, &["ichor", "more"]).expect("packed");
@@ -77,13 +76,7 @@ fn an_upgrade_looks_into_the_image_and_takes_it_by_its_digest() {
     world.simulation.change(|cluster, _| cluster.add_image(Image::new(pinned.clone(), Line::V1_14)));
 
     // The node without a config is in no cluster.
-    let upgrade = |name: &str| {
-        let image = image(name);
-        let mut arguments = vec!["upgrade", "--to", tag, "--image", &image, "--yes", "--no-lock"];
-        arguments.extend(["--soak", "300ms", "--boot-timeout", "20s", "--gate-timeout", "15s"]);
-        let output = world.output(&arguments);
-        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
-    };
+    let upgrade = |name: &str| roll(&world, &upgrade_with(Line::V1_14, &["--image", &image(name)]));
     for (name, says) in
         [("lacking", "lacks ichor"), ("old", "is of Talos v1.13"), ("missing", "nobody here knows whether")]
     {
@@ -105,9 +98,7 @@ fn an_upgrade_looks_into_the_image_and_takes_it_by_its_digest() {
 #[test]
 fn an_extension_goes_where_that_is_asked_for_and_is_proven_to_be_gone() {
     let world = World::new(Line::V1_13);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("made");
-    let registry = runtime.block_on(TestRegistry::start(false)).expect("it starts");
+    let (_runtime, registry) = registry();
     let tag = Line::V1_13.tag();
     let image = |name: &str| format!("{}/you/{name}:{tag}", registry.address);
     let bare = put(&registry, "you/bare", tag, tag, &[]).expect("packed");
@@ -116,18 +107,13 @@ fn an_extension_goes_where_that_is_asked_for_and_is_proven_to_be_gone() {
     world.simulation.change(|cluster, _| {
         cluster.add_image(Image::new(pinned.clone(), Line::V1_13).without_extensions());
     });
-    let upgrade = |name: &str, more: &[&str]| {
-        let image = image(name);
-        let mut arguments = vec!["upgrade", "--to", tag, "--image", &image, "--yes", "--no-lock"];
-        arguments.extend(["--soak", "300ms", "--boot-timeout", "20s", "--gate-timeout", "15s"]);
-        arguments.extend(more);
-        let output = world.output(&arguments);
-        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    let without = |name: &str| {
+        roll(&world, &upgrade_with(Line::V1_13, &["--image", &image(name), "--without", "ichor"]))
     };
-    let (code, said) = upgrade("whole", &["--without", "ichor"]);
+    let (code, said) = without("whole");
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("still has ichor"), "{said}");
-    let (code, said) = upgrade("bare", &["--without", "ichor"]);
+    let (code, said) = without("bare");
     assert_eq!(code, Some(0), "{said}");
     let clients = Clients::new(&world, Role::Admin, "cp-1");
     for address in ["10.5.0.1", "10.5.0.2", "10.5.0.3", "10.5.0.11"] {
@@ -135,7 +121,7 @@ fn an_extension_goes_where_that_is_asked_for_and_is_proven_to_be_gone() {
         assert!(!found.has("ichor"), "{address}");
     }
     // Again there is nothing to do but to prove it.
-    let (code, said) = upgrade("bare", &["--without", "ichor"]);
+    let (code, said) = without("bare");
     assert_eq!(code, Some(0), "{said}");
     assert!(!said.contains("reboot"), "{said}");
 }

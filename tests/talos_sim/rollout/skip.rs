@@ -2,6 +2,7 @@
 
 use ichor_lab::talos::model::{Image, Line};
 
+use super::{roll, upgrade_with};
 use crate::world::World;
 
 const NEW: &str = "factory.example/metal-installer/abc:v1.13.2";
@@ -14,12 +15,8 @@ fn a_dead_worker_is_left_out_where_that_is_asked_for() {
         cluster.faults_mut("w-1").expect("a node").dead = true;
     });
     let upgrade = |more: &[&str]| {
-        let mut arguments = vec!["upgrade", "--to", Line::V1_13.tag(), "--image", NEW, "--yes", "--no-lock"];
-        arguments.extend(["--trust-image", "sha256:any"]);
-        arguments.extend(["--soak", "300ms", "--boot-timeout", "20s", "--gate-timeout", "15s"]);
-        arguments.extend(more);
-        let output = world.output(&arguments);
-        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+        let trusted = ["--image", NEW, "--trust-image", "sha256:any"];
+        roll(&world, &upgrade_with(Line::V1_13, &[&trusted, more].concat()))
     };
     let (code, said) = upgrade(&[]);
     assert!(code != Some(0) && said.contains("--skip NODE"), "{said}");
