@@ -45,6 +45,9 @@ pub enum Entry {
         /// Whether it begins the work anew, whatever was done for it before.
         #[serde(default)]
         anew: bool,
+        /// The config that the node is to have afterwards, where the work itself does not change it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<Digest>,
     },
     /// A call has ended.
     End {
@@ -126,6 +129,8 @@ pub(crate) struct Attempt {
     pub(crate) work: Digest,
     /// The boot id before the call that took the node down, or before the first call.
     pub(crate) boot: Option<Text>,
+    /// The config that the node is to have after it, where that is the one that it had before it.
+    pub(crate) config: Option<Digest>,
     /// How often each call was made in this run, and how the last one ended.
     pub(crate) calls: BTreeMap<Text, Made>,
 }
@@ -171,7 +176,9 @@ impl Journal {
     pub fn begin(&mut self, plan: &Plan, action: &Action, view: &View, now: Duration) -> Entry {
         let boot = view.nodes.get(action.node).and_then(|node| node.boot.clone());
         let (node, call) = (plan.nodes[action.node].name.clone(), action.call.name().into());
-        self.add(Entry::Begin { at: now, node, work: action.work, call, boot, anew: action.anew })
+        let config =
+            plan.task(action).filter(|task| !task.work.configures()).and_then(|task| task.expect.config);
+        self.add(Entry::Begin { at: now, node, work: action.work, call, boot, anew: action.anew, config })
     }
 
     /// What was seen. Only what is told here counts as seen over time.
@@ -213,6 +220,12 @@ impl Journal {
     /// Whether an earlier run of another goal, or of this one, left this node in the middle of something.
     pub fn is_open(&self, node: &str) -> bool {
         self.nodes.get(node).is_some_and(|log| log.open.is_some())
+    }
+
+    /// The config that a node is to have that was left in the middle of something: the one that it had before, whatever
+    /// it came up with. `None` where it was not left so, or its config was what was being changed.
+    pub fn config_of(&self, node: &str) -> Option<Digest> {
+        self.nodes.get(node)?.open.as_ref()?.config
     }
 
     /// Whether any call was made in this run that changes something.
@@ -269,8 +282,10 @@ impl Journal {
     fn push(&mut self, entry: Entry) {
         match &entry {
             Entry::Run { at, .. } => self.on_run(*at),
-            Entry::Begin { at, node, work, call, boot, anew } => {
-                self.on_begin(*at, node.clone(), *work, call.clone(), boot.clone(), *anew);
+            Entry::Begin { at, node, work, call, boot, anew, config } => {
+                let begun =
+                    Attempt { work: *work, boot: boot.clone(), config: *config, calls: BTreeMap::new() };
+                self.on_begin(*at, node.clone(), call.clone(), begun, *anew);
             }
             Entry::End { at, node, call, outcome, why } => {
                 self.on_end(*at, node, call, *outcome, why.clone());
@@ -303,33 +318,26 @@ impl Journal {
         }
     }
 
-    fn on_begin(
-        &mut self,
-        at: Duration,
-        node: Text,
-        work: Digest,
-        call: Text,
-        boot: Option<Text>,
-        anew: bool,
-    ) {
+    fn on_begin(&mut self, at: Duration, node: Text, call: Text, begun: Attempt, anew: bool) {
         self.changed = self.changed.max(at);
         self.has_begun |= changes(&call);
         let log = self.nodes.entry(node).or_default();
         log.flying = Some(call.clone());
         log.cordoned |= &*call == Call::Drain.name();
         if &*call == Call::Conclude.name() {
-            log.concluding = Some(work);
+            log.concluding = Some(begun.work);
             return;
         }
         let is_pull = &*call == Call::Pull.name();
         let open = if is_pull { &mut log.pull } else { &mut log.open };
-        if anew || open.as_ref().is_none_or(|attempt| attempt.work != work) {
+        if anew || open.as_ref().is_none_or(|attempt| attempt.work != begun.work) {
             log.attempts += u32::from(!is_pull);
-            *open = Some(Attempt { work, boot: boot.clone(), calls: BTreeMap::new() });
+            *open = Some(begun.clone());
         }
         let Some(attempt) = open else { return };
+        attempt.config = begun.config;
         if is_disruptive(&call) || attempt.boot.is_none() {
-            attempt.boot = boot.or(attempt.boot.take());
+            attempt.boot = begun.boot.or(attempt.boot.take());
         }
         let times = attempt.calls.get(&call).map_or(0, |made| made.times) + 1;
         let made = Made { times, began: at, ended: None, outcome: None, why: None, is_ours: true };

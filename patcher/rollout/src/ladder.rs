@@ -24,6 +24,10 @@ pub enum Remedy {
     Wait,
     /// Restart a service.
     RestartService,
+    /// Send the config again that it had before.
+    SendConfig,
+    /// Go on with the config that it has.
+    AcceptConfig,
     /// Put the config back that it had before.
     RevertConfig,
     /// Boot the image that it had before.
@@ -43,8 +47,9 @@ pub enum Effect {
     NoVoter,
 }
 
-/// The rungs for a node, mildest first. One that would leave no quorum is not among them.
-pub fn ladder(etcd: &EtcdView<'_>, node: usize, doubts: &[Doubt]) -> Vec<Rung> {
+/// The rungs for a node, mildest first. One that would leave no quorum is not among them. `configures` says whether the
+/// plan changes the config of this node: only then it can be taken back.
+pub fn ladder(etcd: &EtcdView<'_>, node: usize, configures: bool, doubts: &[Doubt]) -> Vec<Rung> {
     let is = |test: fn(&Doubt) -> bool| doubts.iter().any(test);
     let votes = etcd.voters.iter().any(|(voter, _)| *voter == node);
     let away = match (votes, guard(etcd, node, false)) {
@@ -56,9 +61,15 @@ pub fn ladder(etcd: &EtcdView<'_>, node: usize, doubts: &[Doubt]) -> Vec<Rung> {
     if is(|doubt| matches!(doubt, Doubt::Daemonless | Doubt::Unmeshed(_) | Doubt::NotReady(_))) {
         rungs.push(Rung { remedy: Remedy::RestartService, effect: Effect::None });
     }
+    let is_other_config = !configures && is(|doubt| matches!(doubt, Doubt::Config));
+    if is_other_config {
+        rungs.push(Rung { remedy: Remedy::AcceptConfig, effect: Effect::None });
+    }
     let Some(effect) = away else { return rungs };
     let answers = !is(|doubt| matches!(doubt, Doubt::Silent));
-    if answers
+    if answers && is_other_config {
+        rungs.push(Rung { remedy: Remedy::SendConfig, effect });
+    } else if answers
         && is(|doubt| {
             matches!(doubt, Doubt::Config | Doubt::Booting(_) | Doubt::NotReady(_) | Doubt::Advertised)
         })
@@ -78,6 +89,8 @@ impl Remedy {
         match self {
             Self::Wait => "run the same command again later".to_owned(),
             Self::RestartService => format!("ichorctl -n {node} service ext-ichor restart"),
+            Self::SendConfig => format!("ichorctl -n {node} apply-config -f FILE"),
+            Self::AcceptConfig => format!("the same command with --accept-config {node}"),
             Self::RevertConfig => format!("ichorctl apply --undo --only {node}"),
             Self::RollBack => format!("ichorctl rollback {node}"),
             Self::Wipe => {
@@ -91,6 +104,8 @@ impl Remedy {
         match self {
             Self::Wait => "wait: a boot may take 70 minutes until Talos gives it up and rolls back by itself",
             Self::RestartService => "restart the mesh daemon",
+            Self::AcceptConfig => "take the config that it has, if that is the right one",
+            Self::SendConfig => "send it the config again that it had before",
             Self::RevertConfig => "put the config back that it had before",
             Self::RollBack => "boot the image that it had before",
             Self::Wipe => "wipe its state, so that it joins etcd as a new member; the last resort",

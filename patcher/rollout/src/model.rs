@@ -23,7 +23,9 @@ pub use fault::{BootFault, Crash, Fault, InstallFault, Kind, When};
 pub use machine::{Machine, Slot};
 pub use world::World;
 
+use crate::journal::Journal;
 use process::{End, Process};
+use world::FIRST;
 
 /// How often a rollout that was stopped is taken up again.
 const RUNS: usize = 6;
@@ -49,6 +51,8 @@ pub enum Violation {
     NotDrained,
     /// The rollout called itself done and was not.
     FalseSuccess,
+    /// A node lost its config in a boot of ours, and nobody was told.
+    LostConfig,
     /// A run came to no end.
     Endless,
 }
@@ -80,15 +84,17 @@ pub fn run(case: &Case, faults: &[Fault], tell: bool) -> Report {
     let mut disk = Vec::new();
     let mut runs = 0;
     let mut is_finished = false;
+    let mut accepted = None;
     while runs < RUNS && !is_finished {
         runs += 1;
         let patience = world.now() + ENDLESS;
         while !world.all_answer() && world.now() < patience {
             world.pass(Duration::from_mins(1));
         }
-        let plan = cases::left(&case.plan, &world);
+        let journal = Journal::replay(disk.iter().cloned());
+        let plan = cases::left(&case.plan, &world, &journal, accepted);
         world.note(|| format!("run {runs} begins"));
-        let mut processes = vec![Process::new(1, plan, std::mem::take(&mut disk), &world)];
+        let mut processes = vec![Process::new(FIRST, plan, std::mem::take(&mut disk), &world)];
         match drive(&mut world, &mut processes, case) {
             Some(End::Done) => is_finished = true,
             Some(End::Stopped | End::Crashed) => {}
@@ -97,10 +103,18 @@ pub fn run(case: &Case, faults: &[Fault], tell: bool) -> Report {
                 break;
             }
         }
-        disk = processes.swap_remove(0).into_disk();
+        let process = processes.swap_remove(0);
+        accepted = process.over_config();
+        if let Some(node) = accepted {
+            world.accept_config(node);
+        }
+        disk = process.into_disk();
         if !is_finished {
             world.pass(RETURN);
         }
+    }
+    if is_finished && world.has_lost_config() {
+        world.violate(Violation::LostConfig);
     }
     if is_finished && !world.is_at(&case.plan) {
         world.violate(Violation::FalseSuccess);
@@ -119,7 +133,7 @@ fn drive(world: &mut World, processes: &mut Vec<Process>, case: &Case) -> Option
         }
         world.pass_until(at);
         if world.takes_second_operator() {
-            let plan = cases::left(&case.plan, world);
+            let plan = cases::left(&case.plan, world, &Journal::default(), None);
             processes.push(Process::new(2, plan, Vec::new(), world));
             continue;
         }

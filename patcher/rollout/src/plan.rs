@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::action::Action;
 use crate::view::{Digest, Text};
 
 /// A rollout.
@@ -180,6 +181,14 @@ impl Default for Policy {
     }
 }
 
+impl Plan {
+    /// The task that an action is for.
+    pub(crate) fn task(&self, action: &Action) -> Option<&Task> {
+        let mut tasks = self.stages.iter().flat_map(|stage| &stage.tasks);
+        tasks.find(|task| task.node == action.node && task.work.digest() == action.work)
+    }
+}
+
 impl Work {
     /// Whether the node goes down for it.
     pub const fn reboots(&self) -> bool {
@@ -193,6 +202,11 @@ impl Work {
     /// Whether the node is another one afterwards.
     pub const fn changes(&self) -> bool {
         !matches!(self, Self::Pull { .. } | Self::ProveMesh)
+    }
+
+    /// Whether it changes the config of the node.
+    pub const fn configures(&self) -> bool {
+        matches!(self, Self::Configure { .. })
     }
 
     /// A number that tells it from other work on the same node.

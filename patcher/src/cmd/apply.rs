@@ -65,6 +65,10 @@ impl ApplyArgs {
     ///
     /// When a file or node cannot be read, a config cannot be edited, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        show::told(self.rolling.output, self.carry_out(connection).await)
+    }
+
+    async fn carry_out(self, connection: &Connection) -> anyhow::Result<Exit> {
         if !STAGES.contains(&self.until.as_str()) {
             let text = format!("--until {}: the stages are {}", self.until, STAGES.join(", "));
             return Err(UsageError(text).into());

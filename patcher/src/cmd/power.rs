@@ -79,7 +79,8 @@ impl RebootArgs {
     ///
     /// When a node cannot be read, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
-        through(connection, &self.which, &self.rolling, &Work::Reboot, "reboot").await
+        let done = through(connection, &self.which, &self.rolling, &Work::Reboot, "reboot").await;
+        show::told(self.rolling.output, done)
     }
 }
 
@@ -90,7 +91,8 @@ impl RollbackArgs {
     ///
     /// When a node cannot be read, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
-        through(connection, &self.which, &self.rolling, &Work::RollBack, "rollback").await
+        let done = through(connection, &self.which, &self.rolling, &Work::RollBack, "rollback").await;
+        show::told(self.rolling.output, done)
     }
 }
 
@@ -166,6 +168,10 @@ impl ResetArgs {
     ///
     /// When a node cannot be read, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        show::told(self.rolling.output, self.carry_out(connection).await)
+    }
+
+    async fn carry_out(self, connection: &Connection) -> anyhow::Result<Exit> {
         let (targets, cluster) = nodes(connection, self.file.as_ref()).await?;
         let node = find(&targets, &self.name)?;
         let policy = self.rolling.policy(&targets, false)?;

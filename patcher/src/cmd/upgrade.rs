@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
-use ichor_rollout::view::Lock;
+use ichor_rollout::journal::Journal;
+use ichor_rollout::view::{Digest, Lock};
 
 use super::cluster_file;
 use super::connection::Connection;
@@ -19,7 +20,7 @@ use crate::roll::image_check::{self, No, Today, Wanted};
 use crate::roll::image_look::{Fit, Looks};
 use crate::roll::target::{self, Target};
 use crate::roll::upgrade_plan::{self, Choice};
-use crate::roll::{now, observe, record};
+use crate::roll::{now, observe, record, show};
 
 /// How long a node may take to tell what it runs.
 const READ: Duration = Duration::from_secs(10);
@@ -51,6 +52,9 @@ pub struct UpgradeArgs {
     /// Leave these nodes as they are, also if they do not answer; workers among them count as unavailable
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     skip: Vec<String>,
+    /// Take the config that these nodes have, although another one was there when an upgrade that was stopped began
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    accept_config: Vec<String>,
     /// Upgrade nodes by the legacy call even where they have the new ones
     #[arg(long)]
     legacy: bool,
@@ -65,6 +69,10 @@ impl UpgradeArgs {
     ///
     /// When a node cannot be read, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
+        show::told(self.rolling.output, self.carry_out(connection).await)
+    }
+
+    async fn carry_out(self, connection: &Connection) -> anyhow::Result<Exit> {
         let talosconfig = connection.talosconfig()?;
         let session = connection.session_of(&talosconfig)?;
         let (mut targets, name, range) = match &self.file {
@@ -90,9 +98,9 @@ impl UpgradeArgs {
         let folder = self.rolling.folder(&name)?;
         let journal = record::peek(&folder)?;
         let (began, mut told) = (now(), false);
-        for name in &self.skip {
-            if !targets.iter().any(|target| target.name == *name) {
-                return Err(UsageError(format!("--skip {name}: there is no such node")).into());
+        for (flag, names) in [("--skip", &self.skip), ("--accept-config", &self.accept_config)] {
+            if let Some(name) = names.iter().find(|name| !targets.iter().any(|it| it.name == **name)) {
+                return Err(UsageError(format!("{flag} {name}: there is no such node")).into());
             }
         }
         let (read, view) = loop {
@@ -118,6 +126,7 @@ impl UpgradeArgs {
         let source = upgrade_plan::Source {
             targets: &targets,
             view: &view,
+            configs: &targets.iter().map(|target| self.config_of(&journal, target)).collect::<Vec<_>>(),
             to: &self.to,
             choices: &choices,
             without: &self.without.iter().cloned().collect(),
@@ -135,6 +144,12 @@ impl UpgradeArgs {
             view: Some(view),
         };
         prepared.go(&self.rolling).await
+    }
+
+    /// The config that a node had when an upgrade of it began that is not over: what it has now may be what a boot left
+    /// of it.
+    fn config_of(&self, journal: &Journal, target: &Target) -> Option<Digest> {
+        journal.config_of(&target.name).filter(|_| !self.accept_config.contains(&target.name))
     }
 
     /// What each node gets; none where nothing was read.

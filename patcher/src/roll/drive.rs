@@ -200,7 +200,9 @@ impl Rollout {
             .collect();
         let etcd =
             ichor_rollout::guard::EtcdView { voters, floor: Some(0), max_lag: self.plan.policy.max_lag };
-        let rungs = ladder::ladder(&etcd, *node, doubts);
+        let mut tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
+        let configures = tasks.any(|task| task.node == *node && task.work.configures());
+        let rungs = ladder::ladder(&etcd, *node, configures, doubts);
         self.show.ladder(&self.plan.nodes[*node].name, &rungs);
     }
 }

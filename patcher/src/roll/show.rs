@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::drive::End;
 use super::now;
+use crate::exit::{Exit, advice, exit_of};
 use crate::output::{self, escape};
 
 /// How it is shown.
@@ -55,6 +56,9 @@ struct Ending<'a> {
     nodes: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<String>,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 impl Show {
@@ -225,7 +229,7 @@ impl Show {
         let nodes = plan.nodes.iter().enumerate();
         let proven = nodes.filter(|(index, _)| is_proven(plan, journal, *index));
         let proven = proven.map(|(_, node)| &*node.name).collect();
-        let ending = Ending { result, seconds, why: why.clone(), nodes: proven, report };
+        let ending = Ending { result, seconds, why: why.clone(), nodes: proven, report, next: None };
         if self.is_json {
             let _ = output::Output::new(output::Format::Json).json_line(&ending);
         } else {
@@ -249,9 +253,27 @@ pub(crate) fn short_ending(format: output::Format, result: &'static str, why: St
     if !output.is_json() {
         return output::note(&why);
     }
-    let ending = Ending { result, seconds: 0.0, why: Some(why), nodes: Vec::new(), report: None };
+    let ending = Ending { result, seconds: 0.0, why: Some(why), nodes: Vec::new(), report: None, next: None };
     // A reader that left ends the program with the next write of its own.
     let _ = output.json_line(&ending);
+}
+
+/// The end of a run that an error was: who reads JSON is told there, too.
+pub(crate) fn told(format: output::Format, result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    let output = output::Output::new(format);
+    if let Err(error) = &result
+        && output.is_json()
+    {
+        let result = match exit_of(error) {
+            Exit::Refused => "refused",
+            Exit::Stopped => "stopped",
+            _ => "failed",
+        };
+        let (why, next) = (Some(format!("{error:#}")), advice(error));
+        let ending = Ending { result, seconds: 0.0, why, nodes: Vec::new(), report: None, next };
+        let _ = output.json_line(&ending);
+    }
+    result
 }
 
 /// The tasks of a node.

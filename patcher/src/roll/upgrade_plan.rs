@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ichor_rollout::plan::{Expect, Flow, Node, Plan as Rollout, Policy, Stage, Task, Work};
-use ichor_rollout::view::View;
+use ichor_rollout::view::{Digest, View};
 
 use super::digest_of;
 use super::perform::flow_of;
@@ -19,6 +19,8 @@ pub(crate) const EXTENSION: &str = "ichor";
 pub(crate) struct Source<'a> {
     pub(crate) targets: &'a [Target],
     pub(crate) view: &'a View,
+    /// The config that each node is to have, where that is not the one that it has.
+    pub(crate) configs: &'a [Option<Digest>],
     pub(crate) to: &'a TalosVersion,
     /// What was chosen for each node; none for those that are left out.
     pub(crate) choices: &'a [Option<Choice>],
@@ -110,7 +112,7 @@ impl Source<'_> {
             daemon: extensions.contains(EXTENSION),
             extensions: Arc::new(extensions),
             without: Arc::new(self.without.clone()),
-            config: seen.active.filter(|active| seen.persistent == Some(*active)),
+            config: self.configs[node].or(seen.active.filter(|active| seen.persistent == Some(*active))),
             meshed: seen.meshed.clone().filter(|_| self.is_mesh()).unwrap_or_default(),
             advertised: None,
             kubernetes: self.has_kubernetes && seen.kubernetes.is_some(),

@@ -76,6 +76,12 @@ const MUTANTS: &[Mutant] = &[
         from: "    case.rest().unwrap_or_else(|| case.unless_flying(Next::Done))",
         to: "    case.unless_flying(Next::Done)",
     },
+    Mutant {
+        name: "what a boot left of a config is taken for right by the next process",
+        file: "patcher/rollout/src/journal.rs",
+        from: "        attempt.config = begun.config;",
+        to: "        attempt.config = None;",
+    },
 ];
 
 #[derive(Debug, Parser)]

@@ -92,6 +92,9 @@ fn a_second_operator_is_refused_and_told_who_is_at_it_and_ctrl_c_gives_the_lock_
     let (code, said) = world.refuse(&strs(&upgrade(&world, &[])));
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("another process is at it"), "{said}");
+    let output = world.output(&strs(&upgrade(&world, &["--output", "json"])));
+    let end = ending(&String::from_utf8_lossy(&output.stdout));
+    assert_eq!((&end["result"], &end["next"]), (&json!("refused"), &json!("wait until it is done")), "{end}");
     // Elsewhere it is the lock.
     let elsewhere = upgrade(&world, &["--state", "elsewhere"]);
     let (code, said) = world.refuse(&strs(&elsewhere));

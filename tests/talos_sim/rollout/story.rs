@@ -7,7 +7,7 @@ use ichor_lab::talos::model::{Image, Line, NodeSpec};
 
 use super::{
     BOOT, Worst, apply, cluster_file, image, is_whole, lines, raise_interfaces, roll, schematic, strs,
-    upgrade, watch, with_images, world,
+    upgrade, upgrade_with, watch, with_images, world,
 };
 use crate::world::{World, machine_config};
 
@@ -84,8 +84,16 @@ fn a_bad_image_a_corrupt_config_and_a_kill_leave_two_of_three_control_planes() {
         said.contains(&format!("{third} is not proven: its config is not the one that was applied")),
         "{said}"
     );
-    assert!(said.contains("put the config back that it had before"), "{said}");
+    assert!(said.contains("send it the config again that it had before"), "{said}");
+    assert!(said.contains(&format!("the same command with --accept-config {third}")), "{said}");
     assert_one_at_a_time(&worst.lock().expect("it did not fail"));
+
+    // Run again, it does not take for right what the node came up with, and does nothing to it.
+    let before = boots(&third);
+    let (code, said) = roll(&world, &upgrade(Line::V1_14));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("its config is not the one that was applied"), "{said}");
+    assert_eq!(boots(&third), before);
 
     // Its config is sent again: the same command has nothing left to do.
     let text = machine_config("controlplane", "  certSANs: [cluster.example]\n");
@@ -158,4 +166,24 @@ fn nobody_goes_on_after_a_control_plane_that_came_up_without_its_extension() {
     assert_eq!(lines(&world), [Line::V1_14; 5]);
     assert!(is_whole(&world));
     assert_one_at_a_time(&worst.lock().expect("it did not fail"));
+}
+
+#[test]
+fn a_config_that_a_node_came_up_with_is_taken_only_where_that_is_asked_for() {
+    let world = world([Line::V1_13; 5]);
+    // What it comes up with is as good as what it had, and nobody sent it.
+    let other = machine_config("worker", "  certSANs: [other.example]\n");
+    world.simulation.change(|cluster, _| cluster.tear_config("w-1", &other)).expect("it is torn");
+    for _ in 0..2 {
+        let (code, said) = roll(&world, &upgrade(Line::V1_14));
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains("w-1 is not proven: its config is not the one that was applied"), "{said}");
+    }
+    let (code, said) = roll(&world, &upgrade_with(Line::V1_14, &["--accept-config", "w-1"]));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(lines(&world), [Line::V1_14; 5]);
+    assert_eq!(world.configs("w-1"), (other.clone(), other));
+    // It is over: nothing of it is remembered.
+    let (code, said) = roll(&world, &upgrade(Line::V1_14));
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -9,6 +9,7 @@ fn entries() -> Vec<Entry> {
         call: "reboot".into(),
         boot: Some("a".into()),
         anew: true,
+        config: Some(Digest(9)),
     };
     let end = Entry::End {
         at,
@@ -76,7 +77,15 @@ fn journal(calls: &[(u64, Call, u64)]) -> Journal {
     for (second, call, work) in calls {
         let (at, node, call) = (Duration::from_secs(*second), Text::from("cp-1"), Text::from(call.name()));
         let (name, work) = (call.clone(), Digest(*work));
-        entries.push(Entry::Begin { at, node: node.clone(), work, call, boot: None, anew: false });
+        entries.push(Entry::Begin {
+            at,
+            node: node.clone(),
+            work,
+            call,
+            boot: None,
+            anew: false,
+            config: None,
+        });
         entries.push(Entry::End { at, node, call: name, outcome: Ended::Done, why: None });
     }
     Journal::replay(entries)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::fault::{BootFault, Crash, Fault, InstallFault, Kind, When};
 use super::machine::{Machine, Slot};
 use super::world::World;
+use crate::journal::Journal;
 use crate::plan::{Expect, Flow, How, Node, Plan, Policy, Stage, Task, Work};
 use crate::view::{Digest, Text};
 use rand_core::RngCore;
@@ -159,8 +160,9 @@ impl Plan {
 }
 
 /// The plan again, made from what the nodes are now: what is done falls out of it, and a config that nobody sent is
-/// what the next one starts from.
-pub(super) fn left(plan: &Plan, world: &World) -> Plan {
+/// what the next change of it starts from. A node that was left in the middle of something else is to have the config that
+/// it had before, unless the operator takes the one that it has (`accepted`).
+pub(super) fn left(plan: &Plan, world: &World, journal: &Journal, accepted: Option<usize>) -> Plan {
     let mut plan = plan.clone();
     for node in 0..plan.nodes.len() {
         let (active, persistent) = world.configs(node);
@@ -169,6 +171,7 @@ pub(super) fn left(plan: &Plan, world: &World) -> Plan {
         let place = |config| chain.iter().rposition(|to| *to == config).map_or(0, |last| last + 1);
         let done = place(active).min(place(persistent));
         let (mut seen, mut from) = (0, active);
+        let mut expected = journal.config_of(&plan.nodes[node].name).filter(|_| accepted != Some(node));
         for stage in &mut plan.stages {
             stage.tasks.retain_mut(|task| {
                 if task.node != node {
@@ -182,16 +185,17 @@ pub(super) fn left(plan: &Plan, world: &World) -> Plan {
                         }
                         *base = from;
                         from = *to;
+                        expected = None;
                         true
                     }
                     Work::Upgrade { .. } => {
                         // Kept even where it is done already: it is proven by the way.
-                        task.expect.config = Some(from);
+                        task.expect.config = expected.or(Some(from));
                         true
                     }
                     Work::Pull { .. } | Work::ProveMesh => true,
                     _ => {
-                        task.expect.config = Some(from);
+                        task.expect.config = expected.or(Some(from));
                         true
                     }
                 }

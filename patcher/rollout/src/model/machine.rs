@@ -53,6 +53,10 @@ pub struct Machine {
     pub(super) lost_since: Option<Duration>,
     pub(super) next_boot: Option<BootFault>,
     pub(super) next_install: Option<InstallFault>,
+    /// Whether the next boot is our doing.
+    pub(super) is_ours: bool,
+    /// Whether it lost its config in such a boot, and has not been given one since.
+    pub(super) has_lost_config: bool,
     pub(super) slow_etcd: Duration,
     pub(super) stale: Option<(Duration, Box<crate::view::NodeView>)>,
 }
@@ -95,6 +99,8 @@ impl Machine {
             lost_since: None,
             next_boot: None,
             next_install: None,
+            is_ours: false,
+            has_lost_config: false,
             slow_etcd: Duration::ZERO,
             stale: None,
         }
@@ -166,6 +172,7 @@ impl Machine {
             self.other = Some(std::mem::replace(&mut self.running, other));
         }
         self.boots_other = false;
+        let is_ours = std::mem::take(&mut self.is_ours);
         let usual = at + self.boot_time / 2;
         self.power = match self.next_boot.take() {
             None => Power::Booting(usual),
@@ -187,6 +194,7 @@ impl Machine {
             Some(BootFault::RolledBack) => Power::Booting(usual),
             Some(BootFault::CorruptConfig) => {
                 (self.active, self.persistent) = (Digest(0xbad), Digest(0xbad));
+                self.has_lost_config |= is_ours;
                 Power::Booting(usual)
             }
         };

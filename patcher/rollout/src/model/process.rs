@@ -7,7 +7,8 @@ use super::world::{RENEW, World};
 use crate::action::{Action, Call, Outcome};
 use crate::journal::{Entry, Journal};
 use crate::next::{self, Next, Why};
-use crate::plan::{Plan, Task};
+use crate::plan::Plan;
+use crate::proof::Doubt;
 use crate::view::Lock;
 
 /// How long looking takes.
@@ -37,6 +38,8 @@ pub(super) struct Process {
     /// Until when the lock is its own; `None` before it is taken.
     lock: Option<Duration>,
     renew_at: Duration,
+    /// The node over whose config it stopped.
+    over_config: Option<usize>,
 }
 
 /// A call whose end is not known yet.
@@ -54,11 +57,26 @@ impl Process {
         let mut disk = disk;
         disk.push(journal.begin_run(plan.goal, world.now()));
         let now = world.now();
-        Self { id, plan, journal, disk, wakes: now, flights: Vec::new(), lock: None, renew_at: now }
+        Self {
+            id,
+            plan,
+            journal,
+            disk,
+            wakes: now,
+            flights: Vec::new(),
+            lock: None,
+            renew_at: now,
+            over_config: None,
+        }
     }
 
     pub(super) fn into_disk(self) -> Vec<Entry> {
         self.disk
+    }
+
+    /// The node over whose config it stopped.
+    pub(super) fn over_config(&self) -> Option<usize> {
+        self.over_config
     }
 
     pub(super) fn wakes_at(&self) -> Duration {
@@ -90,6 +108,9 @@ impl Process {
             }
             Next::Stop(stop) => {
                 world.note(|| format!("process {}: stop: {stop:?}", self.id));
+                if let next::Stop::Unproven { node, doubts } = &stop {
+                    self.over_config = doubts.contains(&Doubt::Config).then_some(*node);
+                }
                 self.disk.push(self.journal.stop("stopped".into(), world.now()));
                 world.release(self.id);
                 Some(End::Stopped)
@@ -160,7 +181,7 @@ impl Process {
             true if action.call == Call::Conclude => (Duration::ZERO, Outcome::Done),
             true => {
                 let before = self.journal.watch.before().unwrap_or(view.at);
-                world.receive(self.id, self.task(&action), &action, (before, view.at))
+                world.receive(self.id, self.plan.task(&action), &action, (before, view.at))
             }
         };
         let (time, outcome) = match lost_reply && outcome.is_done() {
@@ -178,11 +199,5 @@ impl Process {
             return true;
         }
         false
-    }
-
-    fn task(&self, action: &Action) -> Option<&Task> {
-        let tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
-        let is_it = |task: &&Task| task.node == action.node && task.work.digest() == action.work;
-        tasks.into_iter().find(is_it)
     }
 }

@@ -18,6 +18,8 @@ const ENTRIES: f64 = 10.0;
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 /// How often it is renewed.
 pub(super) const RENEW: Duration = Duration::from_secs(15);
+/// The process whose runs are looked at.
+pub(super) const FIRST: u32 = 1;
 /// Who has a lock that was taken away by hand.
 const NOBODY: u32 = u32::MAX;
 /// How long after the request an image is written.
@@ -37,7 +39,8 @@ pub struct World {
     ailing: Vec<(usize, Duration)>,
     /// Who has the lock, and until when.
     lock: Option<(u32, Duration)>,
-    /// Whether the holder was told that it has it no more.
+    /// The last call: whose it was, when it arrived, when its reply left.
+    acted: Option<(u32, Duration, Duration)>,
     faults: Vec<Fault>,
     calls: u32,
     second_operator: bool,
@@ -66,6 +69,7 @@ impl World {
             index: 1000.0,
             ailing: Vec::new(),
             lock: None,
+            acted: None,
             faults: faults.to_vec(),
             calls: 0,
             second_operator: false,
@@ -316,16 +320,24 @@ impl World {
                 self.violate(Violation::NotDrained);
             }
             if self.machines[node].votes {
-                self.judge(node, looked);
+                self.judge(node, holder, looked);
             }
         }
         let reply = self.effect(task, action);
+        self.acted = Some((holder, self.now, self.now + reply.0));
+        let machine = &mut self.machines[node];
+        machine.is_ours |= holder == FIRST && action.call.disrupts();
+        machine.has_lost_config &= !action.call.applies();
         self.settle();
         reply
     }
 
     /// Whether this voter may be taken down now.
-    fn judge(&mut self, node: usize, (before, looked): (Duration, Duration)) {
+    fn judge(&mut self, node: usize, holder: u32, (before, looked): (Duration, Duration)) {
+        // Whoever does something has time afterwards to look twice.
+        let acted = self.acted.filter(|(who, ..)| *who == holder);
+        let acted =
+            acted.map_or(Duration::ZERO, |(_, began, ended)| if ended <= looked { ended } else { began });
         let left = self.healthy_voters() - usize::from(self.healthy(node));
         let quorum = self.members.len() / 2 + 1;
         let others = (0..self.machines.len()).filter(|index| *index != node && self.machines[*index].votes);
@@ -335,7 +347,7 @@ impl World {
             // Old news that began after the look before the last one cannot be told from news, nor those that began before
             // it and after the last entry that etcd agreed upon.
             let (seen, entry) = match machine.stale.is_some() {
-                true => (before, Duration::from_secs_f64(1.0 / ENTRIES)),
+                true => (before.max(acted), Duration::from_secs_f64(1.0 / ENTRIES)),
                 false => (looked, Duration::ZERO),
             };
             machine.lost_since.is_some_and(|since| since + entry <= seen)
@@ -447,6 +459,16 @@ impl World {
                 && config.is_none_or(|config| machine.persistent == config)
                 && !machine.cordoned
         })
+    }
+
+    /// Whether any node lost its config in a boot of ours and was not given one since.
+    pub(super) fn has_lost_config(&self) -> bool {
+        self.machines.iter().any(|machine| machine.has_lost_config)
+    }
+
+    /// The operator was told, and takes the config that the node has.
+    pub(super) fn accept_config(&mut self, node: usize) {
+        self.machines[node].has_lost_config = false;
     }
 
     /// What the configs of a node are: active, and on the disk.

@@ -124,8 +124,14 @@ impl Case<'_> {
 
     /// Somebody else changed the config since the plan was made.
     pub(super) fn changed(&self, task: &Task) -> Option<Step> {
-        let Work::Configure { from, to, how } = &task.work else { return None };
         let node = self.node(task);
+        let Work::Configure { from, to, how } = &task.work else {
+            // It would be found afterwards, too; now the node is still up.
+            let is_other =
+                task.expect.config.is_some_and(|config| node.active.is_some_and(|it| it != config));
+            let doubts = vec![Doubt::Config];
+            return is_other.then_some(Step::Stop(Stop::Unproven { node: task.node, doubts }));
+        };
         let is_staged = *how == How::Staged && node.persistent == Some(*to);
         let is_known = node.active == Some(*from) && (node.persistent == Some(*from) || is_staged);
         (!is_known).then_some(Step::Stop(Stop::Changed { node: task.node }))
