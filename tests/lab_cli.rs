@@ -154,6 +154,13 @@ fn the_nodes_of_a_lab_join_with_tokens_of_its_owner_and_can_lose_power_state_and
     assert_ne!(of(&before, "publicKey"), of(&after, "publicKey"));
     assert!(reaches(home, "home-1", "home-2", ATTEMPTS));
 
+    // Young keys stay, old ones go; the others go along.
+    run(home, &["lab", "age", "home-2", "--days", "29"]);
+    assert_eq!(of(&status(home), "publicKey"), of(&after, "publicKey"));
+    run(home, &["lab", "age", "home-2"]);
+    assert_ne!(of(&status(home), "publicKey"), of(&after, "publicKey"));
+    assert!(reaches(home, "home-1", "home-2", ATTEMPTS));
+
     run(home, &["lab", "clone", "home-2", "home-1"]);
     // Whoever it is now, the one that the others know stays.
     assert!(reaches(home, "cloud-1", "home-2", ATTEMPTS));

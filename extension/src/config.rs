@@ -82,6 +82,11 @@ pub struct MeshConfig {
     pub dns: Option<DnsConfig>,
 }
 
+impl MeshConfig {
+    /// After how many days a WireGuard key changes, if nothing else is configured.
+    pub const DEFAULT_KEY_DAYS: u16 = 30;
+}
+
 /// Answers to DNS questions, on port 53 of this node's mesh addresses only. Nothing of the host's resolver is touched.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -435,7 +440,7 @@ mod defaults {
     }
 
     pub(super) fn key_days() -> u16 {
-        30
+        super::MeshConfig::DEFAULT_KEY_DAYS
     }
 
     /// 1500 less the IPv6 and UDP headers and those of WireGuard.

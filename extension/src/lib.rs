@@ -22,3 +22,6 @@ mod reconcile;
 mod store;
 mod tunnel;
 mod worker;
+
+pub use store::file as state_file;
+pub use worker::PRIVATE_KEY_MADE;

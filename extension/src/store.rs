@@ -114,6 +114,11 @@ impl Store {
     }
 }
 
+/// A state file with this content, with its checksum, as the daemon writes it: for those that make up a state.
+pub fn file(content: &[u8]) -> Vec<u8> {
+    [header(content).as_bytes(), content].concat()
+}
+
 fn header(content: &[u8]) -> String {
     let digest = Blake2s256::digest(content);
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -35,6 +35,7 @@ use self::members::Members;
 use self::names::{Name, Resolved};
 use self::peers::Peers;
 use self::report::{publish, serve_status};
+pub use self::rotation::PRIVATE_KEY_MADE;
 use self::rotation::Rotation;
 use self::services::{Services, View};
 use crate::config::Config;

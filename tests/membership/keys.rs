@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use ichor_lab::{LabError, Node};
-use ichor_mesh::crypto::hash;
 use ichor_tests::netns::until_succeeds;
 
 use crate::network::{NAMES, assert_whole, until_status_in, with_network};
@@ -12,14 +10,6 @@ use crate::network::{NAMES, assert_whole, until_status_in, with_network};
 const LIFETIME: Duration = Duration::from_secs(31 * 24 * 3600);
 /// How long a change and all that follows may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Makes `node`, which does not run, believe that its key was made so long ago.
-async fn age(node: &Node) -> Result<(), LabError> {
-    let now: u64 = node.run(["date", "+%s"]).await?.stdout.trim().parse().expect("seconds");
-    let made = (now - LIFETIME.as_secs()).to_string();
-    let sum: String = hash(&[made.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect();
-    node.write("/var/lib/ichor/private-key-made", &format!("ichor-state-1 {sum}\n{made}")).await
-}
 
 #[test]
 fn an_old_key_is_changed_and_goes_when_all_know_the_new_one_also_who_was_off() {
@@ -32,7 +22,7 @@ fn an_old_key_is_changed_and_goes_when_all_know_the_new_one_also_who_was_off() {
         c.stop().await?;
         a.stop().await?;
         let old = a.status().await?.public_key.expect("a key");
-        age(&a).await?;
+        a.age(LIFETIME).await?;
         a.start().await?;
         let new =
             until_status_in(&a, PATIENCE, |status| status.public_key.as_ref().is_some_and(|key| *key != old));

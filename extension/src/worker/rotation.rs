@@ -20,8 +20,8 @@ use crate::store::{Loaded, Store};
 
 /// The key before the present one, while somebody may call it.
 const PREVIOUS_KEY: &str = "previous-private-key";
-/// When the present key was made: seconds since the Unix epoch.
-const MADE: &str = "private-key-made";
+/// The state file that says when the present key was made: seconds since the Unix epoch, in decimal.
+pub const PRIVATE_KEY_MADE: &str = "private-key-made";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Members that are called at one look because they have not used the new key.
 const CALLS: usize = 2;
@@ -93,14 +93,14 @@ impl Worker {
         let made = match self.rotation.made {
             Some(made) => made,
             None => {
-                let made = match store.load(MADE)? {
+                let made = match store.load(PRIVATE_KEY_MADE)? {
                     Loaded::Found(bytes) => String::from_utf8_lossy(&bytes).trim().parse().ok(),
                     Loaded::Missing | Loaded::Damaged(_) => None,
                 };
                 // It is not known: counted from now. So is a time to come: the clock was wrong.
                 let made = made.filter(|made| *made <= now);
                 if made.is_none() {
-                    store.save(MADE, now.to_string().as_bytes())?;
+                    store.save(PRIVATE_KEY_MADE, now.to_string().as_bytes())?;
                 }
                 *self.rotation.made.insert(made.unwrap_or(now))
             }
@@ -119,7 +119,7 @@ impl Worker {
         self.rotation = Rotation { made: Some(now), has_previous: true, called: None };
         self.driver.call(move |driver: &mut Driver| driver.rotate_private_key(new)).await?;
         self.send_for_members().await;
-        store.save(MADE, now.to_string().as_bytes()).context("save when it was made")
+        store.save(PRIVATE_KEY_MADE, now.to_string().as_bytes()).context("save when it was made")
     }
 
     async fn end_previous_key(&mut self) -> anyhow::Result<()> {

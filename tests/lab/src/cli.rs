@@ -142,6 +142,19 @@ enum Command {
         /// The node that becomes like it
         to: String,
     },
+    /// Start a node as if its WireGuard key were so old
+    ///
+    /// Keys change every 30 days. What was off for longer calls the others with its old key, and they it.
+    #[command(after_help = "Examples:\n  ichorctl lab age home-2\n  ichorctl lab age home-2 --days 29")]
+    Age {
+        #[command(flatten)]
+        name: Name,
+        /// The node
+        node: String,
+        /// How old its key is
+        #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
     /// Make a lab of simulated Talos nodes, join them to a mesh, prove and measure it, and take it down
     ///
     /// The mesh comes as it would on real nodes: a network begins and has an owner, the profile `beside` is planned from
@@ -330,6 +343,10 @@ async fn execute(command: Command, operator: &dyn Operator) -> Result<u8, LabErr
         }
         Command::Clone { name, node, to } => {
             faults::clone(&background::join(&name.name)?, &node, &to).await?;
+            Ok(0)
+        }
+        Command::Age { name, node, days } => {
+            faults::age(&background::join(&name.name)?, &node, days, &Progress::new()).await?;
             Ok(0)
         }
         Command::Demo { what, output } => demo::demo(what.joined_later()?, output.output, operator).await,

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ichord::status::Status;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
@@ -191,6 +191,18 @@ impl Node {
     /// [`LabError::Failed`].
     pub async fn config(&self) -> Result<String, LabError> {
         self.read(ichord::config::LINUX_PATH).await
+    }
+
+    /// Makes the daemon, which does not run, believe that its WireGuard key was made so long ago.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub async fn age(&self, time: Duration) -> Result<(), LabError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let made = now.saturating_sub(time).as_secs().to_string();
+        let file = String::from_utf8(ichord::state_file(made.as_bytes())).unwrap_or_default();
+        self.write(Path::new(ichord::config::STATE_DIRECTORY).join(ichord::PRIVATE_KEY_MADE), &file).await
     }
 
     /// Replaces the configuration file of its ichord.

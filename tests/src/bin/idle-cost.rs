@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ichor_lab::{Daemon, Lab, LabError, Membership as How, Nat, Node, NodeSpec, Site, Topology};
-use ichor_mesh::crypto::{Crypto as _, RealCrypto, Secret, hash};
+use ichor_mesh::crypto::{Crypto as _, RealCrypto, Secret};
 use ichor_mesh::hello::HelloPublic;
 use ichor_mesh::join::{Profile, Via};
 use ichor_mesh::join_string::JoinString;
@@ -124,8 +124,7 @@ fn membership_file(members: u16) -> Vec<u8> {
     }
     assert_eq!(first.roster().members().count(), usize::from(members));
     let content = first.saved().expect("it is a member").encode(&RealCrypto).expect("it fits");
-    let sum: String = hash(&[&content]).iter().map(|byte| format!("{byte:02x}")).collect();
-    [format!("ichor-state-1 {sum}\n").as_bytes(), &content].concat()
+    ichord::state_file(&content)
 }
 
 /// Resident KiB and seconds of processor time of the daemon, parent and worker together.

@@ -1,4 +1,6 @@
-//! `ichorctl lab power`, `isolate`, `clone` and `re-image`: what happens to machines.
+//! `ichorctl lab power`, `isolate`, `clone`, `re-image` and `age`: what happens to machines.
+
+use std::time::Duration;
 
 use ichord::status::Status;
 
@@ -93,6 +95,36 @@ pub(super) async fn re_image(
         })
         .await?;
     progress.tell(&format!("{node} is a member again, under its old name and addresses"));
+    Ok(())
+}
+
+/// Starts a node as if its WireGuard key were `days` old: it was off meanwhile, or simply forgot to change it.
+pub(super) async fn age(lab: &Lab, node: &str, days: u32, progress: &Progress) -> Result<(), LabError> {
+    let node = lab.node(node);
+    let before = node.status().await?;
+    if before.network.is_none() {
+        return Err(LabError::Failed {
+            what: format!("age {}", node.name()),
+            cause: "its daemon has a list of peers, and keys of lists do not change".to_owned(),
+        });
+    }
+    kill(&node).await?;
+    // What it said before is not what it says now.
+    node.run(["rm", "-f", "/var/run/ichor/status.json"]).await?;
+    node.age(Duration::from_secs(u64::from(days) * 24 * 3600)).await?;
+    node.start().await?;
+    let limit = ichord::config::MeshConfig::DEFAULT_KEY_DAYS;
+    let changes = days >= u32::from(limit);
+    let status = node
+        .until_status("to have a key", |status| {
+            status.public_key.is_some() && (status.public_key != before.public_key) == changes
+        })
+        .await?;
+    let key = status.public_key.unwrap_or_default();
+    progress.tell(&match changes {
+        true => format!("{} has another key, {key}: the old one was {days} days old", node.name()),
+        false => format!("{} keeps its key, {key}: it changes after {limit} days", node.name()),
+    });
     Ok(())
 }
 
