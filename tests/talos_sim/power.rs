@@ -48,6 +48,9 @@ fn a_cluster_that_lost_all_data_comes_back_from_a_snapshot() {
     assert!(format!("{:#}", anyhow::Error::from(worker)).contains("only available on control plane nodes"));
 }
 
+/// How many KiB of memory a snapshot may cost, whatever its size.
+const MEMORY: u64 = 96 << 10;
+
 #[test]
 fn a_large_snapshot_is_streamed_verified_and_taken_back() {
     let world = World::new(Line::V1_14);
@@ -58,8 +61,25 @@ fn a_large_snapshot_is_streamed_verified_and_taken_back() {
     world.simulation.change(|cluster, _| cluster.etcd_mut().set_database_bytes(Some(bytes)));
     world.simulation.change(|cluster, _| cluster.etcd_mut().put("/registry/a", "kept")).expect("written");
     let begun = Instant::now();
-    world.run(&["-n", "10.5.0.2", "etcd", "snapshot", "db.snapshot"]);
-    println!("{megabytes} MiB are on the disk and verified after {:?}", begun.elapsed());
+    let mut child =
+        world.command(&["-n", "10.5.0.2", "etcd", "snapshot", "db.snapshot"]).spawn().expect("it runs");
+    let status = format!("/proc/{}/status", child.id());
+    // The most that it ever had, as of when it was last looked at.
+    let mut peak = 0;
+    while child.try_wait().expect("it runs").is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim_end_matches("kB").trim().parse::<u64>().ok());
+        peak = kilobytes.unwrap_or(peak);
+        std::thread::yield_now();
+    }
+    assert!(child.wait().expect("it ended").success());
+    println!(
+        "{megabytes} MiB are on the disk and verified after {:?}, with {} MiB of memory",
+        begun.elapsed(),
+        peak >> 10
+    );
+    assert!((1..MEMORY).contains(&peak), "{peak} KiB");
     let length = std::fs::metadata(world.path("db.snapshot")).expect("there").len();
     assert!(length.abs_diff(bytes + 32) <= 2 * 4096, "{length}");
     let said: serde_json::Value =
