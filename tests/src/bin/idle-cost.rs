@@ -1,13 +1,15 @@
-//! `idle-cost [MEMBERS [SECONDS [ICHORD]]]`: memory and processor time of one real ichord that knows many members.
+//! `idle-cost [MEMBERS [SECONDS [ICHORD]]]`: memory and processor time of a real ichord in a network where nothing happens.
 //!
-//! The others are records: it looks for them in vain, which costs more than to have them there.
+//! All members are there, each with an ichord of its own, and the figures are the mean of all. With `--alone` the others are
+//! records of one ichord, which looks for them in vain: it costs more, as after the power came back in one place only.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ichor_lab::{Daemon, Lab, LabError, Membership as How, Nat, Node, NodeSpec, Site, Topology};
+use clap::Parser;
+use ichor_lab::{Daemon, Family, Lab, LabError, Membership as How, Nat, Node, NodeSpec, Site, Topology};
 use ichor_mesh::crypto::{Crypto as _, RealCrypto, Secret};
 use ichor_mesh::hello::HelloPublic;
 use ichor_mesh::join::{Profile, Via};
@@ -20,11 +22,14 @@ use ichor_mesh::record::name::Role;
 use ichor_mesh::record::{Envelope, TokenKey};
 use ichor_tests::netns::block_on;
 use ichorctl::owner::mint::{self, Way};
+use ichord::status::Status;
 
 /// Waits before it is looked at the first time: it has started, and called those that it wants.
 const SETTLE: Duration = Duration::from_secs(30);
 /// Bytes that are written into the node at once.
 const PART: usize = 32 << 10;
+/// Nodes of a network segment: of all namespaces together a kernel knows 1,024 neighbours (`gc_thresh3`).
+const SITE: u16 = 5;
 /// Clock ticks of a second, on every Linux that this runs on.
 const TICKS: f64 = 100.0;
 /// Resident kilobytes, and ticks in user and kernel mode, of each process of the daemon.
@@ -55,7 +60,7 @@ impl Network {
         Now { instant: self.began + Duration::from_secs(seconds), clock: Some(self.clock + seconds) }
     }
 
-    fn token(&self, n: u16) -> JoinString {
+    fn token(&self, n: u16, seeds: Vec<SocketAddr>) -> JoinString {
         let [high, low] = n.to_be_bytes();
         let grant = Grant {
             token: TokenKey([0; 32]),
@@ -77,7 +82,7 @@ impl Network {
             hello: HelloPublic(RealCrypto.box_public(&self.hello)),
             tombstones: 0,
             first_hello: (n == 1).then_some(&self.hello),
-            seeds: Vec::new(),
+            seeds,
         };
         mint::token(grant, &self.owner, mint::secret().expect("random bytes"), way).expect("a valid grant")
     }
@@ -98,7 +103,8 @@ impl Network {
         let identity = mint::secret().expect("random bytes");
         let profile = Profile { identity, name: None, routes: Vec::new(), announcement };
         let seed = *mint::secret().expect("random bytes").expose();
-        Membership::join(self.token(n), profile, seed, self.at(0), &RealCrypto).expect("a valid join string")
+        Membership::join(self.token(n, Vec::new()), profile, seed, self.at(0), &RealCrypto)
+            .expect("a valid join string")
     }
 }
 
@@ -139,13 +145,10 @@ async fn look(node: &Node) -> Result<(u64, f64), LabError> {
     Ok((resident, ticks as f64 / TICKS))
 }
 
-#[expect(clippy::print_stdout, reason = "the output of a program")]
-async fn run(members: u16, seconds: u64, program: Option<PathBuf>) -> Result<(), LabError> {
-    let mut site = Site::new("here", Nat::None);
-    site.nodes = vec![NodeSpec::new("a")];
-    let topology = Topology { sites: vec![site], membership: How::Tokens, ..Topology::default() };
-    let lab = Lab::builder().topology(topology).up().await?;
-    let node = lab.node("a");
+/// One ichord that knows `members`, of which none is there.
+async fn alone(members: u16, program: Option<PathBuf>) -> Result<Lab, LabError> {
+    let lab = lab(1).await?;
+    let node = lab.node(&name(1));
     node.stop().await?;
     node.set_daemon(Daemon { program, environment: Vec::new() }).await?;
     node.run(["sh", "-c", "rm -rf /var/lib/ichor && mkdir -m 700 /var/lib/ichor"]).await?;
@@ -155,20 +158,86 @@ async fn run(members: u16, seconds: u64, program: Option<PathBuf>) -> Result<(),
     }
     node.write_config("mesh: {}\n").await?;
     node.start().await?;
-    node.until_status("to know all members", |status| {
+    until_known(&node, members).await?;
+    Ok(lab)
+}
+
+/// As many as there are members, which let each other in.
+async fn together(members: u16, program: Option<PathBuf>) -> Result<Lab, LabError> {
+    let (lab, network) = (lab(members).await?, Network::new());
+    let first = SocketAddr::new(lab.node(&name(1)).view().await?.underlay.ip(Family::V4), 51840);
+    for n in 1..=members {
+        let node = lab.node(&name(n));
+        node.stop().await?;
+        node.set_daemon(Daemon { program: program.clone(), environment: Vec::new() }).await?;
+        let join = network.token(n, vec![first]).encode();
+        node.write_config(&format!("mesh:\n  join: {}\n", *join)).await?;
+        node.start().await?;
+        // One after the other: this machine has to carry all of them.
+        until_known(&node, n).await?;
+    }
+    for n in 1..=members {
+        until_known(&lab.node(&name(n)), members).await?;
+    }
+    Ok(lab)
+}
+
+fn name(n: u16) -> String {
+    format!("n-{n}")
+}
+
+async fn lab(nodes: u16) -> Result<Lab, LabError> {
+    let site = |first: u16| {
+        let mut site = Site::new(format!("site-{first}"), Nat::None);
+        site.nodes = (first..(first + SITE).min(nodes + 1)).map(|n| NodeSpec::new(name(n))).collect();
+        site
+    };
+    let sites = (1..=nodes).step_by(usize::from(SITE)).map(site).collect();
+    let topology = Topology { sites, membership: How::Tokens, ..Topology::default() };
+    Lab::builder().topology(topology).up().await
+}
+
+async fn until_known(node: &Node, members: u16) -> Result<(), LabError> {
+    let knows = |status: &Status| {
         status.network.as_ref().is_some_and(|network| network.members == usize::from(members))
-    })
-    .await?;
+    };
+    node.until_status("to know all members", knows).await.map(drop)
+}
+
+#[expect(clippy::print_stdout, reason = "the output of a program")]
+async fn run(args: Args) -> Result<(), LabError> {
+    let Args { members, seconds, ichord, is_alone } = args;
+    let (lab, nodes) = match is_alone {
+        true => (alone(members, ichord).await?, 1),
+        false => (together(members, ichord).await?, members),
+    };
+    let node = lab.node(&name(1));
     tokio::time::sleep(SETTLE).await;
     let (_, before) = look(&node).await?;
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let (resident, after) = look(&node).await?;
-    let share = (after - before) / seconds as f64 * 100.0;
+    let share = (after - before) / seconds as f64 * 100.0 / f64::from(nodes);
     println!(
-        "{members} members, {seconds} s: {:.1} MiB resident, {share:.2} % of a core",
-        resident as f64 / 1024.0
+        "{members} members, {nodes} of them here, {seconds} s: each {:.1} MiB resident, {share:.2} % of a core",
+        resident as f64 / 1024.0 / f64::from(nodes)
     );
     lab.down().await
+}
+
+/// Memory and processor time of a real ichord in a network where nothing happens.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many members there are
+    #[arg(default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=65_000))]
+    members: u16,
+    /// For how long they are looked at
+    #[arg(default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// The ichord [default: the one in this program, which is built as this is]
+    ichord: Option<PathBuf>,
+    /// Only one is there
+    #[arg(long = "alone")]
+    is_alone: bool,
 }
 
 #[expect(clippy::print_stderr, reason = "the output of a program")]
@@ -177,13 +246,7 @@ fn main() -> ExitCode {
     if let Some(code) = ichor_lab::reenter(&args) {
         return code;
     }
-    let text = |n: usize| args.get(n).map(|arg| arg.to_string_lossy().into_owned());
-    let number = |n: usize, default: u64| text(n).map_or(Ok(default), |text| text.parse());
-    let (Ok(members @ 1..=65_000), Ok(seconds)) = (number(1, 100), number(2, 60)) else {
-        eprintln!("usage: idle-cost [MEMBERS [SECONDS [ICHORD]]]");
-        return ExitCode::from(2);
-    };
-    match block_on(run(members as u16, seconds, args.get(3).map(PathBuf::from))) {
+    match block_on(run(Args::parse_from(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

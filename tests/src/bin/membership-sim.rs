@@ -166,8 +166,9 @@ fn main() -> ExitCode {
                 "{some} of {members} members flap at 1 Hz for {seconds} s, seed {seed}; among the others:"
             );
             println!(
-                "{} changes of peers told to drivers, {} other lists of peers, {} other records, {} sessions ended",
-                result.changes, result.other_peers, result.other_records, result.ended
+                "{} changes of peers told to drivers, {} other lists of peers, {} other records, {} sessions ended; \
+                 of those that flap {} announcements",
+                result.changes, result.other_peers, result.other_records, result.ended, result.announced
             );
             ExitCode::SUCCESS
         }

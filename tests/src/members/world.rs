@@ -116,7 +116,7 @@ pub struct World {
     /// Replies that were sent outside sessions, by who asked.
     pub replies: BTreeMap<NodeId, u64>,
     /// How often each node asked its driver to look at a peer again.
-    changes: BTreeMap<NodeId, u64>,
+    changes: BTreeMap<(NodeId, IdentityKey), u64>,
     /// What nodes became aware of.
     pub events: Vec<(NodeId, Event)>,
 }
@@ -371,9 +371,9 @@ impl World {
         self.linked(a, b) && accepts(a, two) && accepts(b, one)
     }
 
-    /// How often a node asked its driver to look at a peer again.
-    pub fn changes(&self, node: NodeId) -> u64 {
-        self.changes.get(&node).copied().unwrap_or(0)
+    /// How often each node asked its driver to look at each peer again.
+    pub fn changes(&self) -> impl Iterator<Item = (NodeId, IdentityKey, u64)> + '_ {
+        self.changes.iter().map(|((node, about), times)| (*node, *about, *times))
     }
 
     /// The sessions that `nodes` have with each other.
@@ -498,7 +498,7 @@ impl World {
                     }
                 }
                 Output::Event(Event::Changed(identity)) => {
-                    *self.changes.entry(node).or_default() += 1;
+                    *self.changes.entry((node, identity)).or_default() += 1;
                     self.look_at_peer(node, identity);
                 }
                 Output::Event(event) => {
