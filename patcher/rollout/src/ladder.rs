@@ -90,7 +90,7 @@ impl Remedy {
             Self::Wait => "run the same command again later".to_owned(),
             Self::RestartService => format!("ichorctl -n {node} service ext-ichor restart"),
             Self::SendConfig => format!("ichorctl -n {node} apply-config -f FILE"),
-            Self::AcceptConfig => format!("the same command with --accept-config {node}"),
+            Self::AcceptConfig => format!("run the upgrade again with --accept-config {node}"),
             Self::RevertConfig => format!("ichorctl apply --undo --only {node}"),
             Self::RollBack => format!("ichorctl rollback {node}"),
             Self::Wipe => {

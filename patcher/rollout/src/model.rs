@@ -28,7 +28,7 @@ use process::{End, Process};
 use world::FIRST;
 
 /// How often a rollout that was stopped is taken up again.
-const RUNS: usize = 6;
+const RUNS: usize = 8;
 /// How long the operator takes for that: longer than the lock lives on.
 const RETURN: Duration = Duration::from_mins(90);
 /// No run takes longer than that, whatever happens.
@@ -84,7 +84,7 @@ pub fn run(case: &Case, faults: &[Fault], tell: bool) -> Report {
     let mut disk = Vec::new();
     let mut runs = 0;
     let mut is_finished = false;
-    let mut accepted = None;
+    let (mut accepted, mut told) = (None, None);
     while runs < RUNS && !is_finished {
         runs += 1;
         let patience = world.now() + ENDLESS;
@@ -104,7 +104,9 @@ pub fn run(case: &Case, faults: &[Fault], tell: bool) -> Report {
             }
         }
         let process = processes.swap_remove(0);
-        accepted = process.over_config();
+        // Whoever is told once only runs it again.
+        accepted = process.over_config().filter(|node| told == Some(*node));
+        told = process.over_config();
         if let Some(node) = accepted {
             world.accept_config(node);
         }

@@ -159,7 +159,11 @@ impl Case<'_> {
     /// that is over, whatever else is planned.
     fn leftovers(&self) -> Option<Next> {
         let is_left = |node: &usize| self.is_left(*node) && self.is_well(*node);
-        (0..self.plan.nodes.len()).find(is_left).map(|node| self.put_to_rest(node))
+        let node = (0..self.plan.nodes.len()).find(is_left)?;
+        Some(match self.has_other_config(node) {
+            true => self.unless_flying(Next::Stop(Stop::Unproven { node, doubts: vec![Doubt::Config] })),
+            false => self.put_to_rest(node),
+        })
     }
 
     /// Whether an earlier run left a node in the middle of something that this plan has no task for.
@@ -174,6 +178,18 @@ impl Case<'_> {
             None => log.cordoned,
         };
         is_open && log.flying.is_none()
+    }
+
+    /// Whether a node that an earlier run left in the middle of something has another config than it is to have. What this
+    /// plan says of the config counts more: it may have been made for the one that the node has.
+    fn has_other_config(&self, node: usize) -> bool {
+        let mut tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
+        let planned = tasks.find_map(|task| match task.work {
+            Work::Configure { from, .. } if task.node == node => Some(from),
+            _ => task.expect.config.filter(|_| task.node == node),
+        });
+        let expected = planned.or_else(|| self.journal.config_of(&self.plan.nodes[node].name));
+        expected.is_some_and(|expected| self.view.nodes[node].active.is_some_and(|it| it != expected))
     }
 
     fn put_to_rest(&self, node: usize) -> Next {

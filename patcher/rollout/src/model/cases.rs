@@ -188,8 +188,11 @@ pub(super) fn left(plan: &Plan, world: &World, journal: &Journal, accepted: Opti
                         expected = None;
                         true
                     }
-                    Work::Upgrade { .. } => {
+                    Work::Upgrade { image, .. } => {
                         // Kept even where it is done already: it is proven by the way.
+                        if world.runs(node, &task.expect) {
+                            *image = "".into();
+                        }
                         task.expect.config = expected.or(Some(from));
                         true
                     }

@@ -452,10 +452,8 @@ impl World {
         plan.stages.iter().flat_map(|stage| &stage.tasks).all(|task| {
             let machine = &self.machines[task.node];
             let config = plan.last_config(task.node);
-            let version = task.expect.version.as_ref();
             // What goes wrong after a node was proven is another story.
-            version.is_none_or(|version| machine.running.version == *version)
-                && task.expect.extensions.is_subset(&machine.running.extensions)
+            self.runs(task.node, &task.expect)
                 && config.is_none_or(|config| machine.persistent == config)
                 && !machine.cordoned
         })
@@ -469,6 +467,13 @@ impl World {
     /// The operator was told, and takes the config that the node has.
     pub(super) fn accept_config(&mut self, node: usize) {
         self.machines[node].has_lost_config = false;
+    }
+
+    /// Whether a node has the image that is expected of it.
+    pub(super) fn runs(&self, node: usize, expect: &crate::plan::Expect) -> bool {
+        let running = &self.machines[node].running;
+        let is_version = expect.version.as_ref().is_none_or(|version| running.version == *version);
+        is_version && expect.extensions.is_subset(&running.extensions)
     }
 
     /// What the configs of a node are: active, and on the disk.
