@@ -169,10 +169,7 @@ impl Case<'_> {
     /// Whether an earlier run left a node in the middle of something that this plan has no task for.
     fn is_left(&self, node: usize) -> bool {
         let Some(log) = self.journal.node(&self.plan.nodes[node].name) else { return false };
-        let has_task = |work: Digest| {
-            let mut tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
-            tasks.any(|task| task.node == node && task.work.digest() == work)
-        };
+        let has_task = |work: Digest| self.plan.tasks_of(node).any(|task| task.work.digest() == work);
         let is_open = match &log.open {
             Some(attempt) => !has_task(attempt.work),
             None => log.cordoned,
@@ -183,10 +180,9 @@ impl Case<'_> {
     /// Whether a node that an earlier run left in the middle of something has another config than it is to have. What this
     /// plan says of the config counts more: it may have been made for the one that the node has.
     fn has_other_config(&self, node: usize) -> bool {
-        let mut tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
-        let planned = tasks.find_map(|task| match task.work {
-            Work::Configure { from, .. } if task.node == node => Some(from),
-            _ => task.expect.config.filter(|_| task.node == node),
+        let planned = self.plan.tasks_of(node).find_map(|task| match task.work {
+            Work::Configure { from, .. } => Some(from),
+            _ => task.expect.config,
         });
         let expected = planned.or_else(|| self.journal.config_of(&self.plan.nodes[node].name));
         expected.is_some_and(|expected| self.view.nodes[node].active.is_some_and(|it| it != expected))

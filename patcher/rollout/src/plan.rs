@@ -182,10 +182,19 @@ impl Default for Policy {
 }
 
 impl Plan {
+    /// All tasks, stage after stage.
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.stages.iter().flat_map(|stage| &stage.tasks)
+    }
+
+    /// The tasks of a node.
+    pub fn tasks_of(&self, node: usize) -> impl Iterator<Item = &Task> {
+        self.tasks().filter(move |task| task.node == node)
+    }
+
     /// The task that an action is for.
-    pub(crate) fn task(&self, action: &Action) -> Option<&Task> {
-        let mut tasks = self.stages.iter().flat_map(|stage| &stage.tasks);
-        tasks.find(|task| task.node == action.node && task.work.digest() == action.work)
+    pub fn task(&self, action: &Action) -> Option<&Task> {
+        self.tasks_of(action.node).find(|task| task.work.digest() == action.work)
     }
 }
 

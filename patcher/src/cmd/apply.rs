@@ -65,7 +65,7 @@ impl ApplyArgs {
     ///
     /// When a file or node cannot be read, a config cannot be edited, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
-        show::told(self.rolling.output, self.carry_out(connection).await)
+        show::error_ending(self.rolling.output, self.carry_out(connection).await)
     }
 
     async fn carry_out(self, connection: &Connection) -> anyhow::Result<Exit> {

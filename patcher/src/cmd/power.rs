@@ -80,7 +80,7 @@ impl RebootArgs {
     /// When a node cannot be read, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
         let done = through(connection, &self.which, &self.rolling, &Work::Reboot, "reboot").await;
-        show::told(self.rolling.output, done)
+        show::error_ending(self.rolling.output, done)
     }
 }
 
@@ -92,7 +92,7 @@ impl RollbackArgs {
     /// When a node cannot be read, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
         let done = through(connection, &self.which, &self.rolling, &Work::RollBack, "rollback").await;
-        show::told(self.rolling.output, done)
+        show::error_ending(self.rolling.output, done)
     }
 }
 
@@ -168,7 +168,7 @@ impl ResetArgs {
     ///
     /// When a node cannot be read, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
-        show::told(self.rolling.output, self.carry_out(connection).await)
+        show::error_ending(self.rolling.output, self.carry_out(connection).await)
     }
 
     async fn carry_out(self, connection: &Connection) -> anyhow::Result<Exit> {

@@ -214,10 +214,9 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Whether any node goes down, or may lock us out.
     fn is_risky(&self) -> bool {
-        let tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
         let tried =
             |work: &Work| matches!(work, Work::Configure { how: ichor_rollout::plan::How::Tried, .. });
-        tasks.into_iter().any(|task| task.work.reboots() || tried(&task.work))
+        self.plan.tasks().any(|task| task.work.reboots() || tried(&task.work))
     }
 
     /// The plan in words, one line a stage.
@@ -234,12 +233,7 @@ impl Prepared {
             lines.push(format!("{}: {what} {}{pace}", stage.name, names.join(", ")));
         }
         let voters = self.plan.nodes.iter().filter(|node| node.votes).count();
-        let reboots = self
-            .plan
-            .stages
-            .iter()
-            .flat_map(|stage| &stage.tasks)
-            .any(|task| task.work.reboots() && self.plan.nodes[task.node].votes);
+        let reboots = self.plan.tasks().any(|task| task.work.reboots() && self.plan.nodes[task.node].votes);
         if reboots && voters < 3 {
             lines.push(format!(
                 "outage: with {voters} voter(s) etcd and the Kubernetes API are down while a control plane reboots; pods go on"

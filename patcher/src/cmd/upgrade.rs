@@ -69,7 +69,7 @@ impl UpgradeArgs {
     ///
     /// When a node cannot be read, or a guard refuses.
     pub async fn run(self, connection: &Connection) -> anyhow::Result<Exit> {
-        show::told(self.rolling.output, self.carry_out(connection).await)
+        show::error_ending(self.rolling.output, self.carry_out(connection).await)
     }
 
     async fn carry_out(self, connection: &Connection) -> anyhow::Result<Exit> {

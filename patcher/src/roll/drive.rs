@@ -9,7 +9,7 @@ use ichor_rollout::action::{Action, Call, Outcome};
 use ichor_rollout::journal::Journal;
 use ichor_rollout::ladder;
 use ichor_rollout::next::{self, Next, Stop, Why};
-use ichor_rollout::plan::{Plan, Task};
+use ichor_rollout::plan::Plan;
 use ichor_rollout::view::{Lock as LockView, View};
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -159,7 +159,7 @@ impl Rollout {
         if action.call == Call::Conclude {
             return self.land((action, Outcome::Done, None));
         }
-        let (hands, task) = (self.hands.clone(), self.task(&action));
+        let (hands, task) = (self.hands.clone(), self.plan.task(&action).cloned());
         flights.push(Box::pin(async move {
             let (outcome, told) = perform(hands, action.clone(), task).await;
             (action, outcome, told)
@@ -173,11 +173,6 @@ impl Rollout {
         self.record.write(&entry)?;
         self.show.landed(&self.plan, &action, &outcome, told.as_deref());
         Ok(())
-    }
-
-    fn task(&self, action: &Action) -> Option<Task> {
-        let mut tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
-        tasks.find(|task| task.node == action.node && task.work.digest() == action.work).cloned()
     }
 
     fn lock_view(&self) -> LockView {
@@ -200,8 +195,7 @@ impl Rollout {
             .collect();
         let etcd =
             ichor_rollout::guard::EtcdView { voters, floor: Some(0), max_lag: self.plan.policy.max_lag };
-        let mut tasks = self.plan.stages.iter().flat_map(|stage| &stage.tasks);
-        let configures = tasks.any(|task| task.node == *node && task.work.configures());
+        let configures = self.plan.tasks_of(*node).any(|task| task.work.configures());
         let rungs = ladder::ladder(&etcd, *node, configures, doubts);
         self.show.ladder(&self.plan.nodes[*node].name, &rungs);
     }

@@ -12,7 +12,7 @@ use ichor_rollout::guard::{EtcdView, Verdict, guard};
 use ichor_rollout::journal::Journal;
 use ichor_rollout::ladder::Rung;
 use ichor_rollout::next::{Next, Pending, Stop, Why};
-use ichor_rollout::plan::{Plan, Task, Work};
+use ichor_rollout::plan::{Plan, Work};
 use ichor_rollout::view::{NodeView, Stage, View};
 use serde::Serialize;
 
@@ -103,7 +103,8 @@ impl Show {
         }
         match outcome {
             Outcome::Done if action.call == Call::Conclude => {
-                let is_loaded = tasks(plan, action.node)
+                let is_loaded = plan
+                    .tasks_of(action.node)
                     .any(|it| it.work.digest() == action.work && matches!(it.work, Work::Pull { .. }));
                 let text = if is_loaded { "the image is there" } else { "proven" };
                 self.line(Some(&name), text.to_owned());
@@ -259,7 +260,7 @@ pub(crate) fn short_ending(format: output::Format, result: &'static str, why: St
 }
 
 /// The end of a run that an error was: who reads JSON is told there, too.
-pub(crate) fn told(format: output::Format, result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+pub(crate) fn error_ending(format: output::Format, result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     let output = output::Output::new(format);
     if let Err(error) = &result
         && output.is_json()
@@ -276,15 +277,10 @@ pub(crate) fn told(format: output::Format, result: anyhow::Result<Exit>) -> anyh
     result
 }
 
-/// The tasks of a node.
-fn tasks(plan: &Plan, node: usize) -> impl Iterator<Item = &Task> {
-    plan.stages.iter().flat_map(|stage| &stage.tasks).filter(move |task| task.node == node)
-}
-
 /// Whether all that was planned for a node is proven.
 fn is_proven(plan: &Plan, journal: &Journal, node: usize) -> bool {
     let name = &plan.nodes[node].name;
-    let mut tasks = tasks(plan, node).peekable();
+    let mut tasks = plan.tasks_of(node).peekable();
     tasks.peek().is_some() && tasks.all(|task| journal.is_concluded(name, task.work.digest()))
 }
 

@@ -150,12 +150,7 @@ fn stages(nodes: &[Node], voters: usize, goal: Goal) -> Vec<Stage> {
 impl Plan {
     /// The config that a node has when all is done.
     pub(super) fn last_config(&self, node: usize) -> Option<Digest> {
-        let tasks = self.stages.iter().flat_map(|stage| stage.tasks.iter());
-        let to = |task: &Task| match task.work {
-            Work::Configure { to, .. } if task.node == node => Some(to),
-            _ => None,
-        };
-        tasks.filter_map(to).next_back()
+        configs(self, node).last()
     }
 }
 
@@ -209,8 +204,8 @@ pub(super) fn left(plan: &Plan, world: &World, journal: &Journal, accepted: Opti
 }
 
 fn configs(plan: &Plan, node: usize) -> impl Iterator<Item = Digest> + '_ {
-    plan.stages.iter().flat_map(|stage| &stage.tasks).filter_map(move |task| match task.work {
-        Work::Configure { to, .. } if task.node == node => Some(to),
+    plan.tasks_of(node).filter_map(|task| match task.work {
+        Work::Configure { to, .. } => Some(to),
         _ => None,
     })
 }

@@ -449,7 +449,7 @@ impl World {
 
     /// Whether everything is as a plan wants it.
     pub(super) fn is_at(&self, plan: &Plan) -> bool {
-        plan.stages.iter().flat_map(|stage| &stage.tasks).all(|task| {
+        plan.tasks().all(|task| {
             let machine = &self.machines[task.node];
             let config = plan.last_config(task.node);
             // What goes wrong after a node was proven is another story.
