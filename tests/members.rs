@@ -35,6 +35,8 @@ fn two_halves_of_a_network_come_together_within_three_seconds() {
     let result = partition(50, Duration::from_secs(120), 1, FAR);
     assert!(result.healed <= Duration::from_secs(3), "{result:?}");
     assert_eq!((result.members, result.bad_peers), (50 + 6 - 4, 0));
+    // If all asked around for those that they miss it would be twice as much, and grow with their number.
+    assert!(result.gossip <= 8_000.0, "{result:?}");
 }
 
 #[test]

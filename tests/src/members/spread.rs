@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two pieces of news.
 const PAUSE: Duration = Duration::from_secs(2);
 /// What surrounds a control message: headers of IPv6 inside the session, WireGuard, UDP and IPv4.
-const AROUND: u64 = 40 + 32 + 28;
+pub(super) const AROUND: u64 = 40 + 32 + 28;
 
 /// Times until everybody knew, shortest first.
 #[derive(Debug, Clone, Default)]

@@ -26,6 +26,8 @@ const MEET_LONGEST: Duration = Duration::from_secs(120);
 const SEEK_INTERVAL: Duration = Duration::from_secs(120);
 /// Neighbours that are sent a hello in one round.
 const MEET_AT_ONCE: usize = 4;
+/// Of all members that miss neighbours together, those that ask others for them each time, about.
+const ASK_TOGETHER: u32 = 4;
 /// Waits between two calls for anybody, while there is no session at all.
 const CALL_FIRST: Duration = Duration::from_secs(1);
 const CALL_LONGEST: Duration = Duration::from_secs(30);
@@ -378,11 +380,14 @@ impl Membership {
     /// we are.
     ///
     /// A neighbour that is missing may also be one that others do not know any more, because we are in a part of the
-    /// network that missed something, and our other neighbours may be of that part, too. So each of these hellos also goes
-    /// to one of all that are known, and those that are sent after a long time to whoever hears them.
+    /// network that missed something, and our other neighbours may be of that part, too. So some of these hellos also go
+    /// to one of all that are known, and after a long time to whoever hears them. Whoever of our part hears one tells all of
+    /// it; hence a few of us ask each time, however many we are, and whoever finds somebody tells the others.
     fn meet(&mut self, now: Now) {
+        let wanted = self.wanted();
         let missing: Vec<_> =
-            self.wanted().into_iter().filter(|member| !self.reachable.contains(member)).collect();
+            wanted.iter().filter(|member| !self.reachable.contains(member)).copied().collect();
+        let our_part = self.size_of_our_part(wanted.len(), missing.len());
         self.upkeep.meet.retain(|member, _| missing.contains(member));
         if self.reachable.is_empty() {
             self.call_for_anybody(now);
@@ -404,10 +409,12 @@ impl Membership {
                 self.roster.announcement(&member).map(|known| known.announcement.candidates.clone());
             let mut to: Vec<_> =
                 candidates.unwrap_or_default().into_iter().map(Destination::Address).collect();
-            to.extend(self.draw_known(1));
-            if wait == MEET_LONGEST {
-                to.extend(self.us.seeds.iter().copied().map(Destination::Address));
-                to.push(Destination::Lan);
+            if self.rng.next_u32() % our_part < ASK_TOGETHER {
+                to.extend(self.draw_known(1));
+                if wait == MEET_LONGEST {
+                    to.extend(self.us.seeds.iter().copied().map(Destination::Address));
+                    to.push(Destination::Lan);
+                }
             }
             to.sort_unstable();
             to.dedup();
@@ -416,6 +423,14 @@ impl Membership {
                 self.send_meet(to);
             }
         }
+    }
+
+    /// How many members our part of the network has, about, ourselves included: those to whom sessions lead. Our neighbours
+    /// are spread over the whole ring, so the share of them that is missing is that of all.
+    fn size_of_our_part(&self, wanted: usize, missing: usize) -> u32 {
+        let others = self.roster.members().count().saturating_sub(1);
+        let reached = others * (wanted - missing) / wanted.max(1);
+        u32::try_from(reached).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     /// Two parts of a network in which nobody knows of anybody of the other miss nobody. So somebody asks now and then all

@@ -22,3 +22,24 @@ fn a_network_in_which_nobody_is_missing_asks_now_and_then_whether_there_is_anybo
     // Every two minutes one of the two, on the average.
     assert!((10..60).contains(&asked), "{asked}");
 }
+
+#[test]
+fn of_many_that_miss_a_neighbour_few_ask_others_about_it() {
+    let mut first = first();
+    let others: Vec<_> = (2..=40).map(|n| *admit(n, &mut first, at(5)).identity()).collect();
+    let missing = *first.wanted().first().unwrap();
+    for other in others.into_iter().filter(|other| *other != missing) {
+        first.session_began(other, at(6));
+    }
+    let mut asked = 0;
+    for seconds in (8..3600).step_by(2) {
+        first.handle_timeout(at(seconds));
+        let hellos = outputs(&mut first).into_iter().filter(|output| match output {
+            Output::Hello { to, .. } => to.contains(&Destination::Lan),
+            _ => false,
+        });
+        asked += hellos.count();
+    }
+    // It looks for it some thirty times, and each time four of forty would ask others.
+    assert!((1..10).contains(&asked), "{asked}");
+}
