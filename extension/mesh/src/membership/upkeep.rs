@@ -327,13 +327,20 @@ impl Membership {
     /// before. Mostly the next on the ring does it; where that one cannot, about `some` of all do. Who took them up on
     /// trust itself waits until those that know better had their time: it may be the only one that is left.
     fn answer_for_others(&mut self, now: Now, some: u32) {
+        // Others may have us installed although we see ourselves in a conflict. It may be just the one with whom we have it
+        // who needs our word, since nobody else knows it.
+        let status = self.roster.status(&self.us.identity);
+        let may_answer = matches!(status, Some(Status::Installed | Status::Conflict { .. }));
         let mut unproven = self.roster.unproven().peekable();
-        if unproven.peek().is_none() || !self.roster.is_member(&self.us.identity) {
+        if unproven.peek().is_none() || !may_answer {
             self.upkeep.unproven_since = None;
             return;
         }
         let since = *self.upkeep.unproven_since.get_or_insert(now.instant);
         let had_their_time = now.instant.saturating_duration_since(since) >= ANSWER_ON_TRUST_AFTER;
+        if !had_their_time && !self.roster.is_member(&self.us.identity) {
+            return;
+        }
         let Some(ours) = self.settled() else { return };
         let crowd = self.roster.members().count() as u32;
         // Who shares their token could admit as many of them as it likes: better somebody else does, if there is one.

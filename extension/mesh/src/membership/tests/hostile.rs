@@ -23,7 +23,7 @@ fn a_reply_brings_no_record_of_others_and_no_key() {
         meet(&mut first, other, at(6));
     }
     meet(&mut second, &mut hostile, at(7));
-    let accomplice = admit_by_force(4, 203, at(8));
+    let accomplice = admit_by_force(joining(4, at(8)), 203, at(8));
     // The second member was away when the third was removed, and calls for anybody.
     let saved = second.saved().unwrap();
     let mut second = Membership::resume(saved, [9; 8], [9; 32], at(100), &ModelCrypto).unwrap();
@@ -42,9 +42,8 @@ fn a_reply_brings_no_record_of_others_and_no_key() {
     assert!(second.hello_keys().iter().eq(keys.iter()));
 }
 
-/// Member `n`, admitted by whoever has the secret `admitter`.
-fn admit_by_force(n: u8, admitter: u8, now: Now) -> Settled {
-    let mut joiner = joining(n, now);
+/// A joiner, admitted by whoever has the secret `admitter`.
+fn admit_by_force(mut joiner: Membership, admitter: u8, now: Now) -> Settled {
     joiner.handle_timeout(now);
     let mut keys = HelloKeys::default();
     keys.add(HelloKey { epoch: 0, secret: FIRST_HELLO }, &ModelCrypto);
@@ -65,7 +64,7 @@ fn whom_a_member_let_in_before_it_was_revoked_another_answers_for() {
     meet(&mut first, &mut second, at(6));
     meet(&mut first, &mut third, at(6));
     // Only the third hears of the fourth in time.
-    let fourth = Item::Settled(Box::new(admit_by_force(4, 202, at(7)))).to_bytes();
+    let fourth = Item::Settled(Box::new(admit_by_force(joining(4, at(7)), 202, at(7)))).to_bytes();
     third.handle_control(*first.identity(), &Message::Items(vec![&fourth]).encode(), at(7));
     outputs(&mut third);
     let network = *first.roster().network();
@@ -82,6 +81,45 @@ fn whom_a_member_let_in_before_it_was_revoked_another_answers_for() {
         talk(&mut first, &mut third, at(seconds));
     }
     assert_eq!((member(&first), member(&third)), (3, 3));
+    assert!(first.roster().digests().eq(third.roster().digests()));
+}
+
+#[test]
+fn the_other_one_in_a_conflict_answers_if_nobody_else_knows_whom_a_revoked_member_let_in() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    // The second lets the fourth in, with an address that another token is for, too.
+    let same_address = |grant| Grant { addresses: "10.213.0.3/32".parse().unwrap(), ..grant };
+    let fourth = joining_with(4, join_string(4, same_address), at(6));
+    let fourth = admit_by_force(fourth, 202, at(7));
+    meet(&mut first, &mut second, at(8));
+    let mut third = admit(3, &mut first, at(20));
+    meet(&mut first, &mut third, at(21));
+    let network = *first.roster().network();
+    first.act(revocation(second.identity(), &network), at(22));
+    outputs(&mut first);
+    // Only the third hears of the fourth. It has installed that one, and not itself.
+    let item = Item::Settled(Box::new(fourth.clone())).to_bytes();
+    third.handle_control(*first.identity(), &Message::Items(vec![&item]).encode(), at(22));
+    let saved = third.saved().unwrap();
+    let saved = Saved { installed: vec![*first.identity(), *second.identity(), fourth.identity()], ..saved };
+    let mut third = Membership::resume(saved, [3; 8], [3; 32], at(22), &ModelCrypto).unwrap();
+    third.act(revocation(second.identity(), &network), at(22));
+    outputs(&mut third);
+    let status = |membership: &Membership, who: IdentityKey| membership.roster().status(&who).cloned();
+    let is_conflict = |status: Option<Status>| matches!(status, Some(Status::Conflict { .. }));
+    assert!(is_conflict(status(&third, *third.identity())));
+    assert_eq!(status(&first, fourth.identity()), None);
+    meet(&mut first, &mut third, at(23));
+    assert_eq!(status(&first, fourth.identity()), None, "the word of the second counts no more");
+    for seconds in 24..200 {
+        third.handle_timeout(at(seconds));
+        first.handle_timeout(at(seconds));
+        talk(&mut first, &mut third, at(seconds));
+    }
+    // Each goes on with whom it installed first, until an owner decides.
+    assert!(is_conflict(status(&first, fourth.identity())));
+    assert_eq!(status(&third, fourth.identity()), Some(Status::Installed));
     assert!(first.roster().digests().eq(third.roster().digests()));
 }
 
@@ -321,7 +359,7 @@ fn the_last_one_standing_admits_who_is_there_and_waits_for_its_word() {
     let saved = first.saved().unwrap();
     let mut first = Membership::resume(saved, [9; 8], [9; 32], at(100), &ModelCrypto).unwrap();
     // Let in by one that was revoked since: it has a session with the first, and nobody else to answer for it.
-    let stranger = admit_by_force(4, 202, at(100));
+    let stranger = admit_by_force(joining(4, at(100)), 202, at(100));
     first.act(revocation(second.identity(), &network), at(101));
     let announcement = Announcement { sequence: 1, ..second.saved().unwrap().announcement };
     let announcement = announcement.seal(&network, &Secret::new([204; 32]), &ModelCrypto).unwrap();
@@ -340,8 +378,8 @@ fn who_waits_in_vain_for_its_admitter_is_judged_by_its_token() {
     let mut first = first();
     let mut second = admit(2, &mut first, at(5));
     meet(&mut first, &mut second, at(6));
-    let stranger = admit_by_force(4, 250, at(7));
-    let of_removed = admit_by_force(5, 250, at(7));
+    let stranger = admit_by_force(joining(4, at(7)), 250, at(7));
+    let of_removed = admit_by_force(joining(5, at(7)), 250, at(7));
     let network = *first.roster().network();
     first.act(
         Item::Tombstone(
