@@ -100,8 +100,7 @@ fn a_wrong_preshared_key_is_refused(other: Implementation) {
         let mesh = device.node.view().await?.mesh.ip(Family::V4);
         let ping = Ping { limit: Duration::from_secs(2), ..Ping::once([mesh]) };
         assert_eq!(traffic::ping(&ours, ping).await?[0].received, 0);
-        ours.write_config(&right).await?;
-        ours.reload().await?;
+        ours.configure(&right).await?;
         assert_reaches(&ours, &device.node, Duration::from_secs(15)).await
     });
 }

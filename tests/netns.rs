@@ -269,8 +269,7 @@ fn a_killed_worker_costs_neither_link_nor_carrier_nor_addresses_nor_routes() {
         let (a, b) = (lab.node("a"), lab.node("b"));
         assert_reaches(&a, &b).await?;
         let network = "10.99.0.0/24";
-        b.write_config(&with_network(&b, network).await?).await?;
-        b.reload().await?;
+        b.configure(&with_network(&b, network).await?).await?;
         until_succeeds(&b, &format!("ip route show {network} | grep -q ichor0")).await?;
         let mut watch = b.watch_link("ichor0").await?;
         assert!(watch.begin.up && watch.begin.carrier, "{:?}", watch.begin);

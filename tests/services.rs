@@ -21,8 +21,7 @@ fn with_members(more: &str, test: impl AsyncFnOnce(&Node, &Node) -> Result<(), L
         operator(&["mesh", "init", "lab", "--range", "10.213.0.0/16", "--seed", &seed]).await?;
         for node in [&a, &b] {
             let join = operator(&["token", "create", "--name", node.name()]).await?.stdout;
-            node.write_config(&format!("mesh:\n  join: {join}{more}")).await?;
-            node.reload().await?;
+            node.configure(&format!("mesh:\n  join: {join}{more}")).await?;
         }
         for (node, other) in [(&a, "b"), (&b, "a")] {
             node.until_connected(&[other]).await?;

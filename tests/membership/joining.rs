@@ -39,8 +39,7 @@ fn after_all_were_off_and_without_the_internet_a_segment_finds_itself() {
         let configs = [operator.token("a", &[]).await?, operator.token("b", &[]).await?];
         lab.cut(Cut::Site("here".to_owned())).await?;
         for (node, config) in [&a, &b].into_iter().zip(&configs) {
-            node.write_config(config).await?;
-            node.reload().await?;
+            node.configure(config).await?;
         }
         assert_whole(lab, &["a", "b"]).await?;
         // The join strings are gone, as they may be once a node is a member, and each was moved meanwhile.

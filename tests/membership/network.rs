@@ -81,8 +81,7 @@ impl Operator {
     }
 
     pub(crate) async fn admit_as(&self, node: &Node, name: &str, more: &[&str]) -> Result<(), LabError> {
-        node.write_config(&self.token(name, more).await?).await?;
-        node.reload().await
+        node.configure(&self.token(name, more).await?).await
     }
 
     /// Hands the operator what `node` says of itself.

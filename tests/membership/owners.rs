@@ -12,8 +12,7 @@ async fn second(operator: &Operator, args: &[&str]) -> Result<String, LabError> 
 }
 
 async fn let_in(node: &Node, join: &str) -> Result<(), LabError> {
-    node.write_config(&format!("mesh:\n  join: {join}")).await?;
-    node.reload().await
+    node.configure(&format!("mesh:\n  join: {join}")).await
 }
 
 #[test]

@@ -78,8 +78,7 @@ fn two_parts_let_one_token_in(absence: Absence) {
         let there_since = [since(&a.status().await?, "c"), since(&c.status().await?, "a")];
         lab.cut(parts.clone()).await?;
         for (machine, member) in [(&b, &a), (&d, &c)] {
-            machine.write_config(&config).await?;
-            machine.reload().await?;
+            machine.configure(&config).await?;
             // A member that was let in a moment ago does so once it has caught up, or once it takes itself to be alone.
             until_status_in(machine, PATIENCE, |status| {
                 status.network.as_ref().is_some_and(|network| network.member.is_some())

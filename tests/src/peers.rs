@@ -219,8 +219,7 @@ pub async fn introduce(lab: &Lab, theirs: &Device, terms: Terms) -> Result<(), L
         set.extend(["preshared-key", "/etc/wireguard/preshared"]);
     }
     theirs.set(&set).await?;
-    ours.write_config(&config).await?;
-    ours.reload().await?;
+    ours.configure(&config).await?;
     ours.until_status("a peer", |status| status.peers.iter().any(|peer| peer.public_key == theirs.key))
         .await?;
     Ok(())

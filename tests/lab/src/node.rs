@@ -213,6 +213,20 @@ impl Node {
         self.write(ichord::config::LINUX_PATH, text).await
     }
 
+    /// Replaces the configuration file of its ichord, which runs, and waits until it is in effect: until then a status
+    /// may tell of peers that only the configuration before had.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`] if it does not run, [`LabError::TimedOut`] if it does not take this one.
+    pub async fn configure(&self, text: &str) -> Result<(), LabError> {
+        self.write_config(text).await?;
+        self.reload().await?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let is_right = |status: &Status| status.config_sha256.as_ref() == Some(&digest);
+        self.until_status("the configuration to be in effect", is_right).await.map(drop)
+    }
+
     /// What its ichord said so far.
     ///
     /// # Errors

@@ -355,8 +355,7 @@ async fn worker_kill(runs: usize, endpoint: Knows) -> Result<Kills, LabError> {
     if endpoint != Knows::Configured {
         let config = far.config().await?;
         let lines = config.lines().filter(|line| !line.trim().starts_with("endpoint:"));
-        far.write_config(&lines.map(|line| format!("{line}\n")).collect::<String>()).await?;
-        far.reload().await?;
+        far.configure(&lines.map(|line| format!("{line}\n")).collect::<String>()).await?;
     }
     // Longer than a peer may take that has to find out by itself.
     let seconds = if endpoint == Knows::Nothing { 30 } else { 5 };

@@ -149,8 +149,7 @@ pub(super) async fn join(
             for guest in &guests {
                 let join = done("make a token", operator.token(&network.folder, guest).await)?;
                 let node = lab.node(&guest.name);
-                node.write_config(&config(topology, &guest.name, &join)).await?;
-                node.reload().await?;
+                node.configure(&config(topology, &guest.name, &join)).await?;
             }
             Joined { nodes: guests.len(), steps: 0, tokens: guests.len() }
         }
