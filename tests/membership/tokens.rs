@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ichor_lab::Cut;
+use ichor_lab::{Cut, LabError, Node};
 use ichor_tests::probe;
 use ichord::status::Status;
 
@@ -113,15 +113,10 @@ fn two_parts_let_one_token_in(absence: Absence) {
         };
         tokio::time::timeout(PATIENCE, agreed).await.expect("in time")?;
         tell(&format!("one token in two parts, {absence:?}: all agree {:?} after they met", began.elapsed()));
-        let (winner, loser) = if seen_a.as_ref() == Some(&key_b) { (&b, &key_d) } else { (&d, &key_b) };
         assert!(seen_a.as_ref() == Some(&key_b) || seen_a.as_ref() == Some(&key_d), "{seen_a:?}");
-        for member in [&a, &c, winner] {
-            until_whole(member, 3).await?;
-            let peers = member.run(["wg", "show", "ichor0", "peers"]).await?.stdout;
-            assert!(!peers.contains(loser), "{} has it: {peers}", member.name());
-        }
-        assert_reaches(&a, winner).await?;
-        assert_reaches(&c, winner).await?;
+        let twins = [(&b, &key_b), (&d, &key_d)];
+        let [winner, loser] = if seen_a.as_ref() == Some(&key_b) { twins } else { [twins[1], twins[0]] };
+        only_one_is_a_member([&a, &c], winner, loser).await?;
         // Somebody should look at that.
         for member in [&a, &c] {
             let alarm = |status: &Status| {
@@ -129,6 +124,45 @@ fn two_parts_let_one_token_in(absence: Absence) {
             };
             member.until_status("the alarm", alarm).await?;
         }
-        Ok(())
+        let put_behind =
+            |status: &Status| status.problems.iter().any(|problem| problem.cause.contains("came first"));
+        loser.0.until_status("to hear that it is put behind", put_behind).await?;
+        match absence {
+            // The owner knows better which of the two it is, and the machine comes back by itself.
+            Absence::Short => {
+                operator.sees(&a).await?;
+                let conflicts =
+                    a.status().await?.network.map(|network| network.conflicts).unwrap_or_default();
+                let refused = &conflicts.first().expect("the one that was refused").identity;
+                let seen = ["--status", "/run/operator/status.json", "--yes"];
+                operator.run(&[&["member", "accept", refused], &seen[..]].concat()).await?;
+                only_one_is_a_member([&a, &c], loser, winner).await
+            }
+            // Or both are its machines, and one gets a token of its own.
+            Absence::Noticed => {
+                loser.0.configure(&operator.token("again", &["--seed", &seed]).await?).await?;
+                for member in [&a, &b, &c, &d] {
+                    until_whole(member, 4).await?;
+                }
+                assert_reaches(loser.0, winner.0).await
+            }
+        }
     });
+}
+
+/// Each is a machine and its key.
+async fn only_one_is_a_member(
+    others: [&Node; 2],
+    (machine, _): (&Node, &String),
+    (_, refused): (&Node, &String),
+) -> Result<(), LabError> {
+    for member in others.into_iter().chain([machine]) {
+        until_whole(member, 3).await?;
+        let peers = member.run(["wg", "show", "ichor0", "peers"]).await?.stdout;
+        assert!(!peers.contains(refused), "{} has it: {peers}", member.name());
+    }
+    for member in others {
+        assert_reaches(member, machine).await?;
+    }
+    Ok(())
 }

@@ -224,6 +224,11 @@ impl Membership {
         matches!(self.phase, Phase::Member)
     }
 
+    /// Whether others came first with this node's token. It goes on asking, unheard, since an owner may decide for it.
+    pub fn is_put_behind(&self) -> bool {
+        self.is_member() && self.roster.status(&self.us.identity) == Some(&Status::Overused)
+    }
+
     /// Where this node says that it may be reached.
     pub fn candidates(&self) -> &[SocketAddr] {
         &self.us.announcement.candidates
@@ -497,8 +502,8 @@ impl Membership {
 
     fn look_at_ourselves(&mut self, now: Now) {
         match self.roster.status(&self.us.identity) {
-            // Others see a conflict in their own way: those that installed us go on talking to us.
-            None | Some(Status::Conflict { .. }) => {}
+            // Others may see it in their own way and go on talking to us, or come to tell us what an owner decided.
+            None | Some(Status::Conflict { .. } | Status::Overused) => {}
             Some(Status::Installed) => {
                 if self.is_member() && self.roster.announcement(&self.us.identity).is_none() {
                     self.announce(now);

@@ -109,7 +109,7 @@ impl Members {
     /// Takes up the membership that was saved, or asks for one.
     pub(super) fn start(config: &MeshConfig, wireguard: PublicKey, store: &Store) -> anyhow::Result<Self> {
         let membership = match resume(wireguard, store)? {
-            Some(ended) if !ended.is_member() && is_newer(config, &ended) => {
+            Some(ended) if has_ended(&ended) && is_newer(config, &ended) => {
                 disk::retire(store)?;
                 join(config, wireguard, store)?
             }
@@ -137,7 +137,7 @@ impl Members {
 
     /// Whether another configuration calls for a new start: a member stays one, whatever the join string is now.
     pub(super) fn is_outdated(&self, config: &MeshConfig) -> bool {
-        !self.membership.is_member() && self.config != *config
+        has_ended(&self.membership) && self.config != *config
     }
 
     /// What is wrong if the configuration is for another network than the one that this node is a member of.
@@ -444,6 +444,11 @@ fn resume(wireguard: PublicKey, store: &Store) -> anyhow::Result<Option<Membersh
     version().clone_into(&mut saved.announcement.version);
     let resumed = Membership::resume(saved, instance(), random::seed(), now(), &RealCrypto);
     resumed.context("failed to take up the saved membership").map(Some)
+}
+
+/// Whether this node is no member, or one that is put behind, and may begin anew with another token.
+fn has_ended(membership: &Membership) -> bool {
+    !membership.is_member() || membership.is_put_behind()
 }
 
 /// Whether the join string is for another token than the one that made this membership.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ichor_mesh::membership::Membership;
 use ichor_mesh::record::tombstone::End;
 use ichor_mesh::record::{IdentityKey, OwnerKey, RecordId};
-use ichor_mesh::roster::{Settled, Status};
+use ichor_mesh::roster::{Item, Settled, Status};
 
 use super::world::{NodeId, World};
 
@@ -115,6 +115,15 @@ impl Parts {
 
 /// Whether neither of two shuts out the other, and one could have let the other in.
 fn should_have_met(world: &World, one: NodeId, two: NodeId) -> bool {
+    // Who was put behind lets nobody in, and what it calls for is a member: two that are none may never hear each other.
+    let is_installed = |node| {
+        let membership = membership(world, node);
+        membership.roster().is_member(membership.identity())
+    };
+    let is_put_behind = |node| membership(world, node).is_put_behind();
+    if is_put_behind(one) && !is_installed(two) || is_put_behind(two) && !is_installed(one) {
+        return false;
+    }
     let may_let_in = has_place(world, one) || has_place(world, two);
     may_let_in && !is_shut(world, one, two) && !is_shut(world, two, one)
 }
@@ -419,6 +428,13 @@ pub(super) fn picture(world: &World, fates: &BTreeMap<IdentityKey, Fate>) -> Vec
             .collect();
         let peers: Vec<_> = membership.peers().map(|peer| peer.settled.identity()).collect();
         lines.push(format!("{node:?} waiting {waiting:?} peers {peers:?}"));
+        for other in world.nodes().filter(|other| *other != node && world.mutual(node, *other)) {
+            let Some(theirs) = world.membership(other) else { continue };
+            let lacks = |item: &Item| !membership.roster().knows(item.digest());
+            for item in theirs.roster().items().filter(lacks) {
+                lines.push(format!("{node:?} lacks of {other:?}: {item:?}"));
+            }
+        }
         lines.push(format!(
             "{node:?} {identity:?} member {} fate {:?} name {:?} admitter {:?} knows {statuses:?}",
             membership.is_member(),

@@ -102,7 +102,10 @@ impl Membership {
             self.sponsor = Some(identity);
         }
         if self.is_judged(&identity) {
-            self.met = Some(identity);
+            // With who is no member here there is no session: it must not take the place of one that answered before it.
+            if self.roster.is_member(&identity) {
+                self.met = Some(identity);
+            }
             self.take(Item::Announcement(announcement), None, now);
         } else if !is_heard_out || self.is_introducer(&identity) {
             if !self.is_introducer(&identity) {
@@ -168,6 +171,8 @@ impl Membership {
             return None;
         }
         match received.hello.ask {
+            // Nobody talks to us: whom we answered would wait for a network in vain.
+            Ask::Join | Ask::Meet if self.is_put_behind() => None,
             // A whole segment would admit a newcomer at once, and tell everybody so.
             Ask::Join | Ask::Meet if via == Via::Lan && !self.is_our_turn() => None,
             Ask::Join | Ask::Meet => self.answer_request(received, now),

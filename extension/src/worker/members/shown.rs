@@ -85,11 +85,14 @@ impl Members {
             ),
             Problem::Overused { refused, grant } => format!(
                 "token {grant} was used more often than granted, {refused} was refused: somebody may have stolen it; \
-                 when you know who it was: ichorctl member reject"
+                 when you know who it was: ichorctl member reject, or accept"
             ),
         });
         let waiting = "this node is no member yet, and asks to be let in".to_owned();
+        let put_behind = "others came first with the token of this node: an owner may still decide for it (ichorctl \
+                          member accept), or give it another one (ichorctl token create)";
         let obstacle = self.obstacle.clone().or_else(|| self.us().is_none().then_some(waiting));
+        let obstacle = obstacle.or_else(|| self.membership.is_put_behind().then(|| put_behind.to_owned()));
         obstacle.into_iter().chain(conflicts).collect()
     }
 

@@ -43,7 +43,7 @@ fn a_reply_brings_no_record_of_others_and_no_key() {
 }
 
 /// A joiner, admitted by whoever has the secret `admitter`.
-fn admit_by_force(mut joiner: Membership, admitter: u8, now: Now) -> Settled {
+pub(super) fn admit_by_force(mut joiner: Membership, admitter: u8, now: Now) -> Settled {
     joiner.handle_timeout(now);
     let mut keys = HelloKeys::default();
     keys.add(HelloKey { epoch: 0, secret: FIRST_HELLO }, &ModelCrypto);
@@ -400,4 +400,63 @@ fn who_waits_in_vain_for_its_admitter_is_judged_by_its_token() {
     }
     assert!(first.roster().is_member(&stranger.identity()));
     assert!(!first.roster().is_member(&of_removed.identity()), "its token was revoked");
+}
+
+#[test]
+fn who_was_put_behind_comes_back_when_an_owner_decides_for_it() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    first.session_ended(second.identity());
+    second.session_ended(first.identity());
+    // The halves let one token in twice.
+    let twin = |n: u8, now| joining_with(n, join_string(3, |grant| grant), now);
+    let mut third = admit_this(twin(3, at(20)), &mut first, at(20));
+    let mut fourth = admit_this(twin(4, at(21)), &mut second, at(21));
+    meet(&mut first, &mut third, at(22));
+    meet(&mut second, &mut fourth, at(22));
+    let [of_third, of_fourth] =
+        [&third, &fourth].map(|twin| Item::Settled(Box::new(twin.settled().unwrap().clone())).to_bytes());
+    third.handle_control(*first.identity(), &Message::Items(vec![&of_fourth]).encode(), at(23));
+    fourth.handle_control(*second.identity(), &Message::Items(vec![&of_third]).encode(), at(23));
+    meet(&mut first, &mut second, at(23));
+    let (winner, mut loser) = if fourth.is_put_behind() { (&third, fourth) } else { (&fourth, third) };
+    assert!(loser.is_put_behind());
+    assert!(!winner.is_put_behind());
+    assert!(!first.is_peer(loser.identity()) && !second.is_peer(loser.identity()));
+    loser.session_ended(first.identity());
+    loser.session_ended(second.identity());
+
+    // Nobody answers it, and it answers nobody.
+    let hello = |loser: &mut Membership, seconds: std::ops::Range<u64>| {
+        seconds.clone().find_map(|seconds| {
+            loser.handle_timeout(at(seconds));
+            let hellos = outputs(loser).into_iter().find_map(|output| match output {
+                Output::Hello { datagram, .. } => Some(datagram),
+                _ => None,
+            });
+            hellos.map(|hello| (hello, seconds))
+        })
+    };
+    let (unheard, seconds) = hello(&mut loser, 26..120).unwrap();
+    assert_eq!(first.handle_hello(&unheard, Via::Unicast, at(seconds)), None);
+    let (stranger, _) = hello(&mut joining(5, at(seconds)), seconds..seconds + 60).unwrap();
+    assert_eq!(loser.handle_hello(&stranger, Via::Unicast, at(seconds)), None);
+
+    // After a restart it is no different. Then an owner decides.
+    let mut loser =
+        Membership::resume(loser.saved().unwrap(), [8; 8], [8; 32], at(200), &ModelCrypto).unwrap();
+    assert!(loser.is_put_behind());
+    let end = End::Revoked { identity: *winner.identity(), keep_token: true };
+    let network = *first.roster().network();
+    let accepted = Tombstone { end, time: 0 }.seal(&network, &OWNER, &ModelCrypto).unwrap();
+    first.act(Item::Tombstone(accepted), at(201));
+    assert!(first.is_peer(loser.identity()));
+    let (heard, seconds) = hello(&mut loser, 201..320).unwrap();
+    let reply = first.handle_hello(&heard, Via::Unicast, at(seconds)).expect("it is a member now");
+    loser.handle_hello(&reply, Via::Unicast, at(seconds));
+    meet(&mut first, &mut loser, at(seconds));
+    assert!(!loser.is_put_behind());
+    assert_eq!(loser.roster().status(loser.identity()), Some(&Status::Installed));
+    assert!(first.roster().digests().eq(loser.roster().digests()));
 }

@@ -43,3 +43,26 @@ fn of_many_that_miss_a_neighbour_few_ask_others_about_it() {
     // It looks for it some thirty times, and each time four of forty would ask others.
     assert!((1..10).contains(&asked), "{asked}");
 }
+
+#[test]
+fn who_answers_and_is_no_member_here_takes_not_the_place_of_one_that_is() {
+    let mut first = first();
+    let mut second = admit(2, &mut first, at(5));
+    meet(&mut first, &mut second, at(6));
+    let network = *first.roster().network();
+    // Another part let somebody in with the address of the second.
+    let same_address = |grant| Grant { addresses: "10.213.0.2/32".parse().unwrap(), ..grant };
+    let third = joining_with(3, join_string(3, same_address), at(7));
+    let third = hostile::admit_by_force(third, 201, at(7));
+    first.act(Item::Settled(Box::new(third.clone())), at(20));
+    assert!(matches!(first.roster().status(&third.identity()), Some(Status::Conflict { .. })));
+    let announced = Announcement { sequence: 9, ..second.saved().unwrap().announcement };
+    let mut answers = |settled: &Settled, secret: [u8; 32]| {
+        let announcement = announced.seal(&network, &Secret::new(secret), &ModelCrypto).unwrap();
+        let items = [Item::Announcement(announcement), Item::Settled(Box::new(settled.clone()))];
+        first.introduce(items.into(), at(21));
+        first.met
+    };
+    assert_eq!(answers(second.settled().unwrap(), [202; 32]), Some(*second.identity()));
+    assert_eq!(answers(&third, [203; 32]), Some(*second.identity()));
+}
