@@ -327,10 +327,11 @@ impl Membership {
     /// before. Mostly the next on the ring does it; where that one cannot, about `some` of all do. Who took them up on
     /// trust itself waits until those that know better had their time: it may be the only one that is left.
     fn answer_for_others(&mut self, now: Now, some: u32) {
-        // Others may have us installed although we see ourselves in a conflict. It may be just the one with whom we have it
-        // who needs our word, since nobody else knows it.
+        // Others may have us installed although we see ourselves in a conflict or put behind. It may be just the one with
+        // whom we have it who needs our word, since nobody else knows it.
         let status = self.roster.status(&self.us.identity);
-        let may_answer = matches!(status, Some(Status::Installed | Status::Conflict { .. }));
+        let may_answer =
+            matches!(status, Some(Status::Installed | Status::Conflict { .. } | Status::Overused));
         let mut unproven = self.roster.unproven().peekable();
         if unproven.peek().is_none() || !may_answer {
             self.upkeep.unproven_since = None;
