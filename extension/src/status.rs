@@ -272,3 +272,9 @@ pub fn ask(directory: &Path) -> io::Result<String> {
     stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
     io::read_to_string(stream)
 }
+
+/// The SHA-256 of a configuration file, as [`Status::config_sha256`] has it.
+pub fn sha256(file: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, file);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

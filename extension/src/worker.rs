@@ -326,7 +326,7 @@ impl Worker {
                 }
                 tracing::info!(file = %self.config_path.display(), "configuration read");
                 self.config = Some(config);
-                self.config_sha256 = Some(sha256(text.as_bytes()));
+                self.config_sha256 = Some(status::sha256(text.as_bytes()));
             }
             Err(error) => {
                 let error = anyhow::Error::from(error);
@@ -411,11 +411,6 @@ impl Worker {
             self.problems.insert(part, cause);
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The configuration that was in effect last. It is looked for where the default state directory is: a file

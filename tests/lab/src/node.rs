@@ -221,8 +221,7 @@ impl Node {
     pub async fn configure(&self, text: &str) -> Result<(), LabError> {
         self.write_config(text).await?;
         self.reload().await?;
-        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = ichord::status::sha256(text.as_bytes());
         let is_right = |status: &Status| status.config_sha256.as_ref() == Some(&digest);
         self.until_status("the configuration to be in effect", is_right).await.map(drop)
     }

@@ -116,16 +116,18 @@ impl Parts {
 /// Whether neither of two shuts out the other, and one could have let the other in.
 fn should_have_met(world: &World, one: NodeId, two: NodeId) -> bool {
     // Who was put behind lets nobody in, and what it calls for is a member: two that are none may never hear each other.
-    let is_installed = |node| {
-        let membership = membership(world, node);
-        membership.roster().is_member(membership.identity())
-    };
     let is_put_behind = |node| membership(world, node).is_put_behind();
-    if is_put_behind(one) && !is_installed(two) || is_put_behind(two) && !is_installed(one) {
+    if is_put_behind(one) && !is_installed(world, two) || is_put_behind(two) && !is_installed(world, one) {
         return false;
     }
     let may_let_in = has_place(world, one) || has_place(world, two);
     may_let_in && !is_shut(world, one, two) && !is_shut(world, two, one)
+}
+
+/// Whether a node is a member in its own eyes.
+fn is_installed(world: &World, node: NodeId) -> bool {
+    let membership = membership(world, node);
+    membership.roster().is_member(membership.identity())
 }
 
 /// Whether a node has a record that proves its own place.
@@ -356,10 +358,10 @@ fn same_judgement_of_uses(world: &World, part: &[NodeId], found: &mut Vec<String
 /// What a member said last of itself is what the others know.
 fn own_word_counts(world: &World, part: &[NodeId], found: &mut Vec<String>) {
     for node in part {
-        let membership = membership(world, *node);
-        if !membership.roster().is_member(membership.identity()) {
+        if !is_installed(world, *node) {
             continue;
         }
+        let membership = membership(world, *node);
         // Hellos raise the sequence and say nothing new otherwise.
         let known = membership.roster().announcement(membership.identity());
         let known = known.map(|known| (known.announcement.boot, known.announcement.candidates.clone()));
@@ -392,11 +394,11 @@ fn lapsed_are_gone(
     found: &mut Vec<String>,
 ) {
     for node in active {
-        let roster = membership(world, *node).roster();
         // Who cannot prove that it is a member has no say.
-        if !roster.is_member(membership(world, *node).identity()) {
+        if !is_installed(world, *node) {
             continue;
         }
+        let roster = membership(world, *node).roster();
         let lapsed = fates.iter().filter(|(identity, fate)| fate.lapsed && roster.is_member(identity));
         found.extend(lapsed.map(|(identity, _)| format!("{node:?} still has {identity:?}, which ended")));
     }

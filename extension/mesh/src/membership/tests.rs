@@ -68,12 +68,15 @@ fn outputs(membership: &mut Membership) -> Vec<Output> {
     std::iter::from_fn(|| membership.poll_output()).collect()
 }
 
-fn hello_of(membership: &mut Membership) -> Vec<u8> {
-    let hello = outputs(membership).into_iter().find_map(|output| match output {
+fn next_hello(membership: &mut Membership) -> Option<Vec<u8>> {
+    outputs(membership).into_iter().find_map(|output| match output {
         Output::Hello { datagram, .. } => Some(datagram),
         _ => None,
-    });
-    hello.expect("a hello was due")
+    })
+}
+
+fn hello_of(membership: &mut Membership) -> Vec<u8> {
+    next_hello(membership).expect("a hello was due")
 }
 
 /// The first member of the network.

@@ -441,14 +441,10 @@ fn who_was_put_behind_comes_back_when_an_owner_decides_for_it() {
     loser.session_ended(second.identity());
 
     // Nobody answers it, and it answers nobody.
-    let hello = |loser: &mut Membership, seconds: std::ops::Range<u64>| {
-        seconds.clone().find_map(|seconds| {
-            loser.handle_timeout(at(seconds));
-            let hellos = outputs(loser).into_iter().find_map(|output| match output {
-                Output::Hello { datagram, .. } => Some(datagram),
-                _ => None,
-            });
-            hellos.map(|hello| (hello, seconds))
+    let hello = |caller: &mut Membership, mut seconds: std::ops::Range<u64>| {
+        seconds.find_map(|seconds| {
+            caller.handle_timeout(at(seconds));
+            Some((next_hello(caller)?, seconds))
         })
     };
     let (unheard, seconds) = hello(&mut loser, 26..120).unwrap();

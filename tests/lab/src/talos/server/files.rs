@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::talos::model::{Cluster, Node, digest};
+use crate::talos::model::{Cluster, Node};
 use crate::talos::pki::{Pki, PkiError};
 use crate::talos::role::Role;
 
@@ -36,7 +36,7 @@ fn daemon_status(cluster: &Cluster, node: &Node) -> Option<String> {
     let files = node.mounted("ext-ichor").map(|config| &config.files[..]).unwrap_or_default();
     let status = match files.iter().find(|(path, _)| path == "/usr/local/etc/ichor/ichord.yaml") {
         Some((_, content)) => {
-            let digest: String = digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = ichord::status::sha256(content.as_bytes());
             let peers = peers(cluster, content);
             serde_json::json!({"state": "running", "problems": [], "configSHA256": digest, "peers": peers})
         }
