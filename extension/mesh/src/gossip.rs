@@ -156,6 +156,11 @@ impl Gossip {
             .collect()
     }
 
+    /// Tells a member some items.
+    pub fn tell(member: IdentityKey, items: &[Arc<[u8]>]) -> Outbox {
+        message::items(items).into_iter().map(|message| (member, message)).collect()
+    }
+
     /// Compares notes with a member with whom a session began.
     pub fn met(&mut self, member: IdentityKey, roster: &Roster) -> Outbox {
         self.again.remove(&member);

@@ -12,6 +12,7 @@ mod door;
 mod early;
 mod interface;
 mod keys;
+mod parting;
 mod ring;
 mod saved;
 mod unconfirmed;
@@ -489,15 +490,6 @@ impl Membership {
                 self.take(Item::Announcement(announcement), None, now);
             }
         }
-    }
-
-    /// Tells the driver that `identity` may have become a peer, be none any more, or be somewhere else.
-    fn tell_changed(&mut self, identity: IdentityKey) {
-        if !self.is_peer(&identity) {
-            self.reachable.remove(&identity);
-            self.upkeep.forget(&identity);
-        }
-        self.output.push_back(Output::Event(Event::Changed(identity)));
     }
 
     fn look_at_ourselves(&mut self, now: Now) {

@@ -138,8 +138,10 @@ impl Membership {
     /// Whether nothing that we know speaks against a member that we do not know, or against who admitted it. An owner
     /// that was added later is told of in the session only.
     fn may_be_member(&self, settled: &Settled) -> bool {
-        // A newcomer may not have heard yet that a revocation counts no more, and would find nobody.
-        let is_newcomer = !self.gossip.has_agreed() && !self.roster.is_member(&self.us.identity);
+        // A newcomer may not have heard yet that a revocation counts no more, and who was put behind hears of nothing: they
+        // would find nobody.
+        let is_newcomer =
+            (!self.gossip.has_agreed() || self.is_put_behind()) && !self.roster.is_member(&self.us.identity);
         let is_barred = self.roster.is_barred(&settled.identity())
             || !is_newcomer && self.roster.is_barred(&settled.receipt.admitter);
         let is_granted = match self.roster.judge(settled) {
@@ -171,8 +173,6 @@ impl Membership {
             return None;
         }
         match received.hello.ask {
-            // Nobody talks to us: whom we answered would wait for a network in vain.
-            Ask::Join | Ask::Meet if self.is_put_behind() => None,
             // A whole segment would admit a newcomer at once, and tell everybody so.
             Ask::Join | Ask::Meet if via == Via::Lan && !self.is_our_turn() => None,
             Ask::Join | Ask::Meet => self.answer_request(received, now),

@@ -11,6 +11,7 @@ use crate::record::{OwnerKey, RecordId, TokenKey};
 use crate::roster::ItemDigest;
 use crate::testing::{epoch, secs};
 
+mod behind;
 mod hostile;
 mod introduced;
 mod replacing;
