@@ -1,8 +1,13 @@
 //! Members that are replaced or removed.
 
+use std::time::Duration;
+
 use ichor_lab::Exit;
 
-use crate::network::{NAMES, assert_whole, until_whole, with_network};
+use crate::network::{NAMES, assert_whole, until_status_in, until_whole, with_network};
+
+/// A member that hears nobody waits half a minute before it says so.
+const UNHEARD_WITHIN: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_replacing_token_gives_the_same_addresses_to_a_machine_that_lost_its_state() {
@@ -79,6 +84,35 @@ fn whom_an_owner_removes_is_gone_everywhere_and_comes_back_with_a_new_token_only
 
         // Its old join string is of no use, a new one is.
         operator.admit(&c).await?;
+        assert_whole(lab, &NAMES[..3]).await
+    });
+}
+
+#[test]
+fn who_was_removed_while_it_was_off_says_why_its_new_token_has_no_effect() {
+    with_network(async |lab, operator| {
+        let [a, b, c, _] = NAMES.map(|name| lab.node(name));
+        for node in [&a, &b, &c] {
+            operator.admit(node).await?;
+        }
+        assert_whole(lab, &NAMES[..3]).await?;
+        operator.sees(&b).await?;
+        c.power_off().await?;
+        operator.run(&["member", "remove", "c", "--status", "/run/operator/status.json", "--yes"]).await?;
+        for node in [&a, &b] {
+            until_whole(node, 2).await?;
+        }
+        // Nobody tells it: to them it is a stranger.
+        c.write_config(&operator.token("c", &[]).await?).await?;
+        c.power_on().await?;
+        until_status_in(&c, UNHEARD_WITHIN, |status| {
+            status.problems.iter().any(|problem| problem.cause.contains("reset its state"))
+        })
+        .await?;
+        assert_whole(lab, &NAMES[..2]).await?;
+        c.stop().await?;
+        c.run(["rm", "-r", "/var/lib/ichor"]).await?;
+        c.start().await?;
         assert_whole(lab, &NAMES[..3]).await
     });
 }

@@ -72,7 +72,8 @@ fn with_images(world: World) -> World {
 
 /// What each rollout here is told: to go, and not to look as long as at machines. How long it waits for what comes late
 /// is for machines that are busy with other tests.
-const QUICK: [&str; 6] = ["--yes", "--soak", "300ms", "--boot-timeout", "90s", "--gate-timeout=60s"];
+const QUICK: [&str; 7] =
+    ["--yes", "--soak", "300ms", "--boot-timeout", "90s", "--gate-timeout=60s", "--install-timeout=60s"];
 
 fn upgrade(line: Line) -> Vec<String> {
     let mut arguments = vec!["upgrade".to_owned(), "--to".to_owned(), line.tag().to_owned()];

@@ -52,6 +52,8 @@ const PLAUSIBLE_CLOCK: u64 = 1_767_225_600;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// What was learned is saved at most this often.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// After this long without anybody a new join string that has no effect is a problem.
+const UNHEARD_AFTER: Duration = Duration::from_secs(30);
 
 /// The membership of one network.
 pub(super) struct Members {
@@ -67,6 +69,7 @@ pub(super) struct Members {
     /// Why this node is not let in.
     obstacle: Option<String>,
     mtu: u16,
+    began: Instant,
     pub(super) changed: bool,
     pub(super) unsaved: bool,
     /// This node has become a member, which is on no disk yet.
@@ -124,6 +127,7 @@ impl Members {
             proofs: Proofs::default(),
             answers: Vec::new(),
             obstacle: None,
+            began: clock::now(),
             mtu: 0,
             changed: true,
             unsaved: false,

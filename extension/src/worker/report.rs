@@ -100,6 +100,13 @@ impl Worker {
             })
             .collect();
         snapshot.peers.sort_by(|a, b| a.name.cmp(&b.name));
+        if !snapshot.peers.iter().any(|peer| peer.connected)
+            && let (Some(members), Some(mesh)) = (&self.members, &config.mesh)
+            && let Some(cause) = members.unheard(mesh)
+        {
+            snapshot.problems.push(Problem { part: "member".to_owned(), cause });
+            snapshot.state = State::Degraded;
+        }
         snapshot
     }
 

@@ -57,6 +57,9 @@ pub(crate) struct Rolling {
     /// How long a node may take to come back from a reboot
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "15m")]
     pub(crate) boot_timeout: Duration,
+    /// How long writing an image may take: when it is not known whether it still is being written, so long is waited for it
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "20m")]
+    pub(crate) install_timeout: Duration,
     /// How long is waited for etcd before a control plane is touched
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "5m")]
     pub(crate) gate_timeout: Duration,
@@ -115,6 +118,7 @@ impl Rolling {
             drain: has_kubernetes && !self.no_drain,
             soak: self.soak,
             boot: self.boot_timeout,
+            install: self.install_timeout,
             gate: self.gate_timeout,
             trial: self.trial,
             pause: self.pause_between,

@@ -9,7 +9,9 @@ use ichor_mesh::record::IdentityKey;
 use ichor_mesh::roster::owners::Standing as OwnerStanding;
 use ichor_mesh::roster::{Problem, Settled};
 
-use super::{Members, hex};
+use super::{Members, UNHEARD_AFTER, has_ended, hex, is_newer};
+use crate::clock;
+use crate::config::MeshConfig;
 use crate::status::{Conflict, Network, Owner};
 
 impl Members {
@@ -94,6 +96,19 @@ impl Members {
         let obstacle = self.obstacle.clone().or_else(|| self.us().is_none().then_some(waiting));
         let obstacle = obstacle.or_else(|| self.membership.is_put_behind().then(|| put_behind.to_owned()));
         obstacle.into_iter().chain(conflicts).collect()
+    }
+
+    /// What is wrong if the join string of a member is for another token than its own, and nobody is there: who was
+    /// removed while it was off is told by nobody.
+    pub(in crate::worker) fn unheard(&self, config: &MeshConfig) -> Option<String> {
+        let has_others = self.membership.roster().members().nth(1).is_some();
+        let has_waited = clock::now() >= self.began + UNHEARD_AFTER;
+        let is_unheard = has_others && has_waited && !has_ended(&self.membership);
+        (is_unheard && is_newer(config, &self.membership)).then(|| {
+            "no member answers, and mesh.join is for another token than the one of this node: if an owner removed this \
+             node while it was off, reset its state to join anew"
+                .to_owned()
+        })
     }
 
     /// The record of the peer with this key.
