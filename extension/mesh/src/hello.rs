@@ -178,6 +178,11 @@ impl HelloKeys {
         self.keys.iter().map(|(key, _)| key)
     }
 
+    /// The public halves of all keys, best first.
+    pub fn publics(&self) -> impl Iterator<Item = HelloPublic> {
+        self.keys.iter().map(|(_, public)| *public)
+    }
+
     /// Whether a datagram can be a request for us: cheap enough to ask about every datagram of every stranger.
     pub fn recognises(&self, datagram: &[u8]) -> bool {
         self.find(datagram).is_some()

@@ -79,7 +79,8 @@ fn membership(world: &World, node: NodeId) -> &Membership {
 /// unknown, because those that knew it are gone, while somebody has its name or address, or its token is spent or
 /// revoked, or its owner is none any more. Only an owner can decide between the two. Where but two could have let each
 /// other in, they must have done so, and both parts are one. Who has no record that proves its own place can let nobody
-/// in, and is let in by whoever may.
+/// in, and is let in by whoever may. Two that have no hello key in common cannot hear each other: they meet where there is a
+/// third that neither of them keeps apart from.
 struct Parts(Vec<Vec<NodeId>>);
 
 impl Parts {
@@ -108,7 +109,13 @@ impl Parts {
         let nodes: Vec<_> = nodes.collect();
         let pairs = nodes.iter().flat_map(|one| nodes.iter().map(move |two| (one, two)));
         let mut apart = pairs.filter(|(one, two)| one.0 < two.0);
-        let torn = apart.find(|(one, two)| should_have_met(world, one.1, two.1));
+        let could_hear = |one, two| {
+            let third = |via| via != one && via != two && !keeps_apart(world, via, one);
+            let is_introduced = nodes.iter().any(|(_, via)| third(*via) && !keeps_apart(world, *via, two));
+            hears(world, one, two) || hears(world, two, one) || is_introduced
+        };
+        let should = |one, two| should_have_met(world, one, two) && could_hear(one, two);
+        let torn = apart.find(|(one, two)| should(one.1, two.1));
         torn.map(|(one, two)| (one.1, two.1))
     }
 }
@@ -121,7 +128,19 @@ fn should_have_met(world: &World, one: NodeId, two: NodeId) -> bool {
         return false;
     }
     let may_let_in = has_place(world, one) || has_place(world, two);
-    may_let_in && !is_shut(world, one, two) && !is_shut(world, two, one)
+    may_let_in && !keeps_apart(world, one, two)
+}
+
+/// Whether one of two shuts out the other.
+fn keeps_apart(world: &World, one: NodeId, two: NodeId) -> bool {
+    is_shut(world, one, two) || is_shut(world, two, one)
+}
+
+/// Whether `caller` knows a hello key of `node`: whoever was cut off when keys changed, and found nobody of the others since
+/// then, has none in common with who came later.
+fn hears(world: &World, node: NodeId, caller: NodeId) -> bool {
+    let called = membership(world, caller).calls_to();
+    membership(world, node).hello_keys().publics().any(|key| called.contains(&key))
 }
 
 /// Whether a node is a member in its own eyes.

@@ -9,7 +9,7 @@ use rand_core::RngCore as _;
 use super::unconfirmed::Unconfirmed;
 use super::{Heard, Membership, Now, Output, Phase};
 use crate::gossip::Message;
-use crate::hello::{Ask, Expected, Hello};
+use crate::hello::{Ask, Expected, Hello, HelloPublic};
 use crate::join::{Destination, Reply, Request};
 use crate::record::IdentityKey;
 use crate::record::tombstone::{End, Tombstone};
@@ -485,6 +485,14 @@ impl Membership {
         (0..count).map(|_| Destination::Address(known[self.rng.next_u32() as usize % known.len()])).collect()
     }
 
+    /// The hello keys that this node seals its calls to: who has none of them cannot hear it.
+    pub fn calls_to(&self) -> Vec<HelloPublic> {
+        let mut known: Vec<_> = self.keys.publics().collect();
+        // Who let us in may have been the only one with the key that it gave us.
+        known.extend(self.us.join_key.filter(|key| !self.gossip.has_agreed() && !known.contains(key)));
+        known
+    }
+
     fn send_meet(&mut self, to: Vec<Destination>) {
         // An announcement that is known is stale, and stays unanswered. This one says nothing new otherwise: those that it
         // does not reach are not told, or every member that is off would make its neighbours talk to everybody.
@@ -508,9 +516,7 @@ impl Membership {
             target: None,
         };
         // To the newest key, and to another one each time: who was cut off when the newest was made does not know it.
-        let mut known: Vec<_> = self.keys.iter().map(|key| key.public(self.crypto)).collect();
-        // Who let us in may have been the only one with the key that it gave us.
-        known.extend(self.us.join_key.filter(|key| !self.gossip.has_agreed() && !known.contains(key)));
+        let known = self.calls_to();
         self.upkeep.hellos = (self.upkeep.hellos + 1) % known.len().max(1);
         let keys = [0, self.upkeep.hellos].into_iter().collect::<BTreeSet<_>>();
         for public in keys.iter().filter_map(|n| known.get(*n)) {
