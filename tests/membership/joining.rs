@@ -10,10 +10,7 @@ use crate::network::{NAMES, assert_reaches, assert_whole, endpoint, tell, until_
 fn the_last_member_standing_lets_another_in() {
     with_network(async |lab, operator| {
         let nodes = NAMES.map(|name| lab.node(name));
-        for node in &nodes[..3] {
-            operator.admit(node).await?;
-        }
-        assert_whole(lab, &NAMES[..3]).await?;
+        operator.admit_three(lab).await?;
         // All but one are off.
         nodes[0].stop().await?;
         nodes[1].stop().await?;

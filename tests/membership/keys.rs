@@ -15,10 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn an_old_key_is_changed_and_goes_when_all_know_the_new_one_also_who_was_off() {
     with_network(async |lab, operator| {
         let [a, b, c, _] = NAMES.map(|name| lab.node(name));
-        for node in [&a, &b, &c] {
-            operator.admit(node).await?;
-        }
-        assert_whole(lab, &NAMES[..3]).await?;
+        operator.admit_three(lab).await?;
         c.stop().await?;
         a.stop().await?;
         let old = a.status().await?.public_key.expect("a key");

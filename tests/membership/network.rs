@@ -75,6 +75,14 @@ impl Operator {
         Ok(format!("mesh:\n  join: {join}"))
     }
 
+    /// Lets the first three nodes in, and waits until all see each other.
+    pub(crate) async fn admit_three(&self, lab: &Lab) -> Result<(), LabError> {
+        for name in &NAMES[..3] {
+            self.admit(&lab.node(name)).await?;
+        }
+        assert_whole(lab, &NAMES[..3]).await
+    }
+
     /// Lets `node` in under its own name.
     pub(crate) async fn admit(&self, node: &Node) -> Result<(), LabError> {
         self.admit_as(node, node.name(), &[]).await

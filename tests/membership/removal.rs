@@ -13,10 +13,7 @@ const UNHEARD_WITHIN: Duration = Duration::from_secs(60);
 fn a_replacing_token_gives_the_same_addresses_to_a_machine_that_lost_its_state() {
     with_network(async |lab, operator| {
         let [a, b, c, thief] = NAMES.map(|name| lab.node(name));
-        for node in [&a, &b, &c] {
-            operator.admit(node).await?;
-        }
-        assert_whole(lab, &NAMES[..3]).await?;
+        operator.admit_three(lab).await?;
         let before = b.status().await?;
         let network = before.network.as_ref();
         let incarnation = network.and_then(|network| network.incarnation.clone()).expect("a member has one");
@@ -56,10 +53,7 @@ fn a_replacing_token_gives_the_same_addresses_to_a_machine_that_lost_its_state()
 fn whom_an_owner_removes_is_gone_everywhere_and_comes_back_with_a_new_token_only() {
     with_network(async |lab, operator| {
         let [a, b, c, _] = NAMES.map(|name| lab.node(name));
-        for node in [&a, &b, &c] {
-            operator.admit(node).await?;
-        }
-        assert_whole(lab, &NAMES[..3]).await?;
+        operator.admit_three(lab).await?;
         operator.sees(&b).await?;
         let status = ["--status", "/run/operator/status.json"];
         let listed = operator.run(&[&["member", "list"], &status[..]].concat()).await?;
@@ -92,10 +86,7 @@ fn whom_an_owner_removes_is_gone_everywhere_and_comes_back_with_a_new_token_only
 fn who_was_removed_while_it_was_off_says_why_its_new_token_has_no_effect() {
     with_network(async |lab, operator| {
         let [a, b, c, _] = NAMES.map(|name| lab.node(name));
-        for node in [&a, &b, &c] {
-            operator.admit(node).await?;
-        }
-        assert_whole(lab, &NAMES[..3]).await?;
+        operator.admit_three(lab).await?;
         operator.sees(&b).await?;
         c.power_off().await?;
         operator.run(&["member", "remove", "c", "--status", "/run/operator/status.json", "--yes"]).await?;

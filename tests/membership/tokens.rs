@@ -18,10 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 fn every_member_that_holds_the_first_use_of_a_token_refuses_the_second() {
     with_network(async |lab, operator| {
         let nodes = NAMES.map(|name| lab.node(name));
-        for node in &nodes[..3] {
-            operator.admit(node).await?;
-        }
-        assert_whole(lab, &NAMES[..3]).await?;
+        operator.admit_three(lab).await?;
         for (n, member) in (1..).zip(&nodes[..3]) {
             let used = nodes[..3].iter().find(|node| node.name() != member.name()).expect("another one");
             let spent = join_string(&used.config().await?);

@@ -394,7 +394,7 @@ fn answer(to: IdentityKey, digests: &[ItemDigest], roster: &Roster) -> Outbox {
         .filter_map(|digest| roster.find(*digest))
         .map(|item| item.to_bytes())
         .collect();
-    message::items(&items).into_iter().map(|message| (to, message)).collect()
+    Gossip::tell(to, &items)
 }
 
 /// The neighbours of `us` among `members`, which are sorted and include `us`.

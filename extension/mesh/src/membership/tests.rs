@@ -135,7 +135,15 @@ fn talk(a: &mut Membership, b: &mut Membership, now: Now) {
 }
 
 fn revocation(of: &IdentityKey, network: &NetworkId) -> Item {
-    let end = End::Revoked { identity: *of, keep_token: false };
+    revocation_of(End::Revoked { identity: *of, keep_token: false }, network)
+}
+
+/// The same, but its token stays good for others.
+fn decision_against(member: &IdentityKey, network: &NetworkId) -> Item {
+    revocation_of(End::Revoked { identity: *member, keep_token: true }, network)
+}
+
+fn revocation_of(end: End, network: &NetworkId) -> Item {
     Item::Tombstone(Tombstone { end, time: 0 }.seal(network, &OWNER, &ModelCrypto).unwrap())
 }
 

@@ -43,13 +43,6 @@ fn hello_within(caller: &mut Membership, mut seconds: std::ops::Range<u64>) -> (
     hello.expect("it calls")
 }
 
-/// An owner decides for another one than `winner`.
-fn decision_against(winner: &Membership) -> Item {
-    let end = End::Revoked { identity: *winner.identity(), keep_token: true };
-    let network = winner.roster().network();
-    Item::Tombstone(Tombstone { end, time: 0 }.seal(network, &OWNER, &ModelCrypto).unwrap())
-}
-
 #[test]
 fn who_was_put_behind_comes_back_when_an_owner_decides_for_it() {
     let [mut first, _, winner, mut loser] = put_behind(3);
@@ -63,7 +56,7 @@ fn who_was_put_behind_comes_back_when_an_owner_decides_for_it() {
     let mut loser =
         Membership::resume(loser.saved().unwrap(), [8; 8], [8; 32], at(200), &ModelCrypto).unwrap();
     assert!(loser.is_put_behind());
-    first.act(decision_against(&winner), at(201));
+    first.act(decision_against(winner.identity(), winner.roster().network()), at(201));
     assert!(first.is_peer(loser.identity()));
     let (heard, seconds) = hello_within(&mut loser, 201..320);
     let reply = first.handle_hello(&heard, Via::Unicast, at(seconds)).expect("it is a member now");
@@ -77,7 +70,7 @@ fn who_was_put_behind_comes_back_when_an_owner_decides_for_it() {
 #[test]
 fn who_was_put_behind_answers_those_that_it_knows() {
     let [mut first, _, winner, mut loser] = put_behind(3);
-    first.act(decision_against(&winner), at(24));
+    first.act(decision_against(winner.identity(), winner.roster().network()), at(24));
     outputs(&mut first);
     // It can hear of the decision from who calls it, too: by a hello to a key that it has.
     let (reply, seconds) = (25..200)
@@ -104,7 +97,7 @@ fn who_was_put_behind_takes_up_whom_one_let_in_that_left() {
     assert!(loser.gossip.has_agreed());
     let mut fifth = admit(5, &mut first, at(24));
     meet(&mut first, &mut fifth, at(25));
-    fifth.act(decision_against(&winner), at(26));
+    fifth.act(decision_against(winner.identity(), winner.roster().network()), at(26));
     assert!(fifth.is_peer(loser.identity()));
     // Only the one that was put behind hears of that: for the others the fifth is what it was.
     second.leave(at(27));

@@ -192,9 +192,7 @@ fn a_hello_key_waits_for_the_revocations_that_it_is_for() {
     // One for revocations that never come is forgotten, and rotation goes on.
     tell_keys(&mut first, &by, vec![hello_key(2, 43)], at(8));
     first.handle_timeout(at(700));
-    let end = End::Revoked { identity: *third.identity(), keep_token: true };
-    let another = Tombstone { end, time: 0 }.seal(&network, &OWNER, &ModelCrypto).unwrap();
-    first.act(Item::Tombstone(another), at(701));
+    first.act(decision_against(third.identity(), &network), at(701));
     assert_eq!(current(&first), hello_key(1, 41));
     first.handle_timeout(at(702));
     assert_eq!(current(&first).epoch, 2);
